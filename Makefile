@@ -1,0 +1,66 @@
+# `make bench` and `make test` are all that a machine with Rust needs; both install what is missing first.
+# Works with GNU make from 3.81 on.
+
+# A shell that was open when Rust was installed does not have cargo in its PATH yet.
+CARGO  ?= $(shell command -v cargo >/dev/null 2>&1 && echo cargo || echo "$$HOME/.cargo/bin/cargo")
+PYTHON ?= python3
+DEMO   := kiln-runs/demo
+
+.DEFAULT_GOAL := help
+# The steps of a target run in the order in which they are named, under `make -j` too.
+.NOTPARALLEL:
+.PHONY: help setup setup-test bench test fmt check-fmt clippy docs check-scripts doc-tests tests
+
+help:
+	@echo 'make bench   build kiln, measure both indexes on the built-in data set, write a report'
+	@echo 'make test    formatting, lints, documentation, scripts, then all tests'
+	@echo 'make setup   install the system packages that are missing (bench and test do this by themselves)'
+	@echo 'make fmt     format the Rust sources'
+	@echo 'make docs    build the API documentation; warnings are errors'
+
+setup:
+	@sh scripts/setup.sh
+
+setup-test:
+	@sh scripts/setup.sh --test
+
+bench: setup
+	$(CARGO) build --release
+	target/release/kiln bench --out $(DEMO)
+	@echo "The report is $(CURDIR)/$(DEMO)/report.html: one file, open it in a browser."
+
+# The tests come last, so that the last lines printed are their summary.
+test: setup-test check-fmt clippy docs check-scripts doc-tests tests
+
+fmt: setup-test
+	$(CARGO) fmt
+
+check-fmt:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+docs: setup
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+# Every Python file must compile; those that offer --selftest run it, and say so if they cannot.
+check-scripts:
+	@if ! command -v $(PYTHON) >/dev/null 2>&1; then \
+	  echo "SKIPPED: the Python scripts were not checked, there is no $(PYTHON)" >&2; exit 0; \
+	fi; \
+	for file in $$(find . \( -name target -o -name '.*' ! -name . \) -prune -o -name '*.py' -print | sort); do \
+	  echo "checking $$file"; \
+	  $(PYTHON) -c 'import sys; path = sys.argv[1]; compile(open(path, "rb").read(), path, "exec")' "$$file" || exit 1; \
+	  if grep -q -e '"--selftest"' "$$file"; then $(PYTHON) -B "$$file" --selftest || exit 1; fi; \
+	done
+
+doc-tests:
+	$(CARGO) test --workspace --doc
+
+tests:
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  echo "$(CARGO) nextest run --workspace"; $(CARGO) nextest run --workspace; \
+	else \
+	  echo "$(CARGO) test --workspace --all-targets"; $(CARGO) test --workspace --all-targets; \
+	fi

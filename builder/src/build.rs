@@ -1,0 +1,157 @@
+//! Builds an index of either kind: reads the rows, runs the stages, writes the file and its report.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kiln_datasets::{RowSource, read_all};
+use kiln_kernels::distance::Isa;
+use kiln_kernels::{Backend, DType, Metric, Progress};
+use serde::{Deserialize, Serialize};
+
+use crate::error::BuilderError;
+use crate::file::Section;
+use crate::file::writer::IndexWriter;
+use crate::meta::Meta;
+use crate::params::IndexParams;
+use crate::resources::Stopwatch;
+use crate::search_types::IndexKind;
+use crate::{ivf, vamana};
+
+/// What to build, from what, and where to.
+pub struct BuildRequest<'a> {
+    /// The base rows.
+    pub source: &'a dyn RowSource,
+    /// Name of the data set, kept in the index.
+    pub dataset_name: String,
+    /// Content fingerprint of the data set, kept in the index.
+    pub dataset_fingerprint: String,
+    /// How rows are compared.
+    pub metric: Metric,
+    /// Kind and parameters.
+    pub params: IndexParams,
+    /// The index file to write. The report is written beside it as `OUT.build.json`.
+    pub out: &'a Path,
+}
+
+/// What a build did and used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildReport {
+    /// Kind of index.
+    pub index: IndexKind,
+    /// The index file.
+    pub path: PathBuf,
+    /// Parameters as built.
+    pub params: IndexParams,
+    /// Name of the data set.
+    pub dataset: String,
+    /// Rows.
+    pub n: u64,
+    /// Coordinates a row.
+    pub dim: usize,
+    /// Metric.
+    pub metric: Metric,
+    /// Element type of the stored vectors.
+    pub dtype: DType,
+    /// What computed, in words.
+    pub device: String,
+    /// Threads used.
+    pub threads: usize,
+    /// Wall seconds of each stage, in order.
+    pub stage_seconds: Vec<(String, f64)>,
+    /// Wall seconds in all.
+    pub total_seconds: f64,
+    /// User and system CPU seconds in all.
+    pub cpu_seconds: f64,
+    /// Highest resident set during the build, bytes.
+    pub peak_rss_bytes: u64,
+    /// Bytes of the index file.
+    pub index_bytes: u64,
+}
+
+/// Builds an index in memory and writes it, with a report beside it.
+///
+/// On an error nothing is left under the final name. The file's bytes depend on the data, the parameters
+/// and the instruction set alone, not on the number of threads.
+///
+/// # Errors
+/// Parameters out of range, no rows, more rows than 32-bit positions can name, rows that cannot be read
+/// or are not finite, or an output that cannot be written.
+pub fn build<B: Backend>(
+    backend: &B,
+    request: &BuildRequest<'_>,
+    progress: &dyn Progress,
+) -> Result<BuildReport, BuilderError> {
+    let (n, dim) = (request.source.len(), request.source.dim());
+    let refuse = |problem: String| Err(BuilderError::Mismatch(format!("{}: {problem}", request.source.path().display())));
+    if n == 0 || dim == 0 {
+        return refuse(format!("{n} rows of {dim} coordinates; an index needs at least one of each"));
+    }
+    if n >= u64::from(u32::MAX) {
+        return refuse(format!("{n} rows are more than one index holds (4,294,967,294); split the data set"));
+    }
+    let mut params = request.params.clone();
+    params.validate(dim)?;
+    let mut writer = IndexWriter::create(request.out)?;
+    let mut watch = Stopwatch::start(progress);
+
+    watch.stage("read", n);
+    let rows = Arc::new(read_all(request.source, |rows| progress.advance(rows))?);
+    let zeros = if request.metric == Metric::Cosine { kiln_datasets::zero_rows(&rows) } else { 0 };
+    if zeros > 0 {
+        tracing::warn!("{zeros} rows are zero: under cosine they are at distance 1 from everything");
+    }
+
+    let entry = match &mut params {
+        IndexParams::Vamana(p) => Some(vamana::build::build_and_write(
+            backend, &rows, request.metric, p, &mut writer, &mut watch, progress,
+        )?),
+        IndexParams::IvfPq(p) => {
+            p.nlist = ivf::build::build_and_write(backend, &rows, request.metric, p, &mut writer, &mut watch, progress)?;
+            None
+        }
+    };
+    let meta = Meta {
+        params: params.clone(),
+        metric: request.metric,
+        dtype: rows.dtype(),
+        n,
+        dim,
+        dataset: request.dataset_name.clone(),
+        dataset_fingerprint: request.dataset_fingerprint.clone(),
+        isa: Isa::best().name().to_string(),
+        entry,
+    };
+    let json = serde_json::to_vec_pretty(&meta).map_err(std::io::Error::other).map_err(BuilderError::io(request.out, "describe"))?;
+    writer.section(Section::Meta, |sink| sink.write(&json))?;
+    let index_bytes = writer.finish(|| watch.stage("fsync", 0))?;
+
+    let (stage_seconds, total_seconds, cpu_seconds, peak_rss_bytes) = watch.finish();
+    let report = BuildReport {
+        index: params.kind(),
+        path: request.out.to_path_buf(),
+        params,
+        dataset: request.dataset_name.clone(),
+        n,
+        dim,
+        metric: request.metric,
+        dtype: rows.dtype(),
+        device: backend.describe(),
+        threads: rayon::current_num_threads(),
+        stage_seconds,
+        total_seconds,
+        cpu_seconds,
+        peak_rss_bytes,
+        index_bytes,
+    };
+    write_report(&report)?;
+    Ok(report)
+}
+
+/// Writes `X.kiln.build.json` beside the index.
+fn write_report(report: &BuildReport) -> Result<(), BuilderError> {
+    let mut name = report.path.as_os_str().to_owned();
+    name.push(".build.json");
+    let path = PathBuf::from(name);
+    let json = serde_json::to_vec_pretty(report).map_err(std::io::Error::other).map_err(BuilderError::io(&path, "describe"))?;
+    std::fs::write(&path, json).map_err(BuilderError::io(&path, "write"))
+}

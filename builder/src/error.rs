@@ -1,0 +1,74 @@
+//! What can go wrong with an index. Every message names the file and says what to do next.
+
+use std::path::{Path, PathBuf};
+
+/// A build, an open or a search that cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum BuilderError {
+    /// The operating system refused.
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was attempted.
+        action: &'static str,
+        /// The system's own words.
+        source: std::io::Error,
+    },
+    /// Not an index, or a damaged one.
+    #[error("{path}: {problem}; {remedy}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with place and value.
+        problem: String,
+        /// What the user can do.
+        remedy: &'static str,
+    },
+    /// A file of another version of the format.
+    #[error("{path}: format version {found}, this Kiln reads version {supported}; rebuild the index or use the Kiln that wrote it", path = path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version in the file.
+        found: u32,
+        /// The version understood.
+        supported: u32,
+    },
+    /// A parameter out of range.
+    #[error("--{name} {value} is out of range: allowed is {allowed}")]
+    Parameter {
+        /// The parameter as on the command line.
+        name: &'static str,
+        /// The value given.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// A query or a data set that does not fit the index.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The data set could not be read.
+    #[error(transparent)]
+    Dataset(#[from] kiln_datasets::DatasetError),
+    /// A backend refused its operands.
+    #[error(transparent)]
+    Backend(#[from] kiln_kernels::BackendError),
+}
+
+impl BuilderError {
+    /// Wraps an I/O error with the file and the action.
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, action, source }
+    }
+
+    /// A damaged file, with the remedy that always applies.
+    pub(crate) fn damaged(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Damaged {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+            remedy: "restore the file from a copy or build it again",
+        }
+    }
+}

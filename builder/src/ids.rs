@@ -1,0 +1,35 @@
+//! The `ids` section: the data set's row at each position of the file.
+
+use crate::error::BuilderError;
+use crate::file::Section;
+use crate::file::reader::IndexFile;
+use crate::file::writer::IndexWriter;
+
+/// Row numbers by position.
+pub(crate) struct Ids(Vec<u32>);
+
+impl Ids {
+    /// Writes the section.
+    pub(crate) fn write(order: &[u32], writer: &mut IndexWriter) -> Result<(), BuilderError> {
+        writer.section(Section::Ids, |sink| sink.write(bytemuck::cast_slice(order)))
+    }
+
+    /// Reads the section of an index of `n` rows; every row number must be one of them.
+    pub(crate) fn read(file: &IndexFile, n: u64) -> Result<Self, BuilderError> {
+        let bytes = file.section(Section::Ids)?;
+        let ids: Vec<u32> = bytes.as_slice().as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        if ids.len() as u64 != n || ids.iter().any(|&id| u64::from(id) >= n) {
+            return Err(BuilderError::damaged(file.path(), format!("section ids does not name {n} rows")));
+        }
+        Ok(Self(ids))
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(&self, position: u32) -> u64 {
+        u64::from(self.0[position as usize])
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        4 * self.0.len() as u64
+    }
+}

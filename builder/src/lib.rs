@@ -1,0 +1,29 @@
+//! The index: build, file format and search.
+//!
+//! In: a [`kiln_datasets::RowSource`] and [`IndexParams`]. Out: one immutable file (`FORMAT.md`), and a
+//! [`Searcher`] over it. Every caller (command line, harness, server) goes through
+//! [`Searcher::search`], so what is measured is what is served.
+
+mod build;
+mod error;
+mod file;
+mod ids;
+mod ivf;
+mod meta;
+mod params;
+mod quantiser;
+mod record;
+mod resources;
+mod search_types;
+mod searcher;
+mod stored_rows;
+mod vamana;
+
+pub use build::{BuildReport, BuildRequest, build};
+pub use error::BuilderError;
+pub use file::inspect::{Inspection, SectionSummary, inspect, verify};
+pub use meta::Meta;
+pub use params::{GraphMethod, IndexParams, IvfPqParams, VamanaParams};
+pub use search_types::{Effort, Hits, IndexKind, Navigate, QueryStats, Residency, SearchParams};
+pub use searcher::{Index, Searcher};
+pub use stored_rows::StoredRows;

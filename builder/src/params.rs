@@ -1,0 +1,159 @@
+//! Build parameters, one struct an algorithm, with defaults derived from the data.
+
+use std::collections::BTreeMap;
+
+use kiln_kernels::pq::CodeBits;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::error::BuilderError;
+use crate::search_types::{Effort, IndexKind, Navigate};
+
+/// How a graph is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GraphMethod {
+    /// Vamana as published, in batches (DiskANN, NeurIPS 2019; ParlayANN, PPoPP 2024).
+    Insert,
+}
+
+/// Parameters of a Vamana graph.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VamanaParams {
+    /// How the graph is built.
+    pub method: GraphMethod,
+    /// Edges a node at most, R.
+    pub max_degree: usize,
+    /// Candidates kept while inserting, L.
+    pub build_list: usize,
+    /// Occlusion factor of robust prune, at least 1.
+    pub alpha: f32,
+    /// Sub-spaces of the product-quantised codes that SSD navigation may use.
+    pub m: usize,
+    /// Bits a sub-space.
+    pub bits: CodeBits,
+    /// Try a rotation (OPQ) and keep it if it lowers the held-out error.
+    pub opq: bool,
+    /// Seed of every choice.
+    pub seed: u64,
+}
+
+/// Parameters of an IVF-PQ index.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IvfPqParams {
+    /// Inverted lists.
+    pub nlist: usize,
+    /// Sub-spaces of the codes.
+    pub m: usize,
+    /// Bits a sub-space.
+    pub bits: CodeBits,
+    /// Try a rotation (OPQ) and keep it if it lowers the held-out error.
+    pub opq: bool,
+    /// Seed of every choice.
+    pub seed: u64,
+}
+
+/// Which index to build, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "index")]
+pub enum IndexParams {
+    /// A Vamana graph.
+    Vamana(VamanaParams),
+    /// Inverted lists of product-quantised residuals.
+    IvfPq(IvfPqParams),
+}
+
+impl IndexParams {
+    /// Sane parameters for `n` rows of `dim` coordinates.
+    ///
+    /// Vamana: R 64, L 100, alpha 1.2. IVF-PQ: nlist near 2 sqrt(n), a power of two. Both: four
+    /// coordinates a byte of code.
+    pub fn defaults(kind: IndexKind, n: u64, dim: usize) -> Self {
+        let m = dim.div_ceil(4).max(1);
+        let (bits, opq, seed) = (CodeBits::Eight, false, 42);
+        match kind {
+            IndexKind::Vamana => IndexParams::Vamana(VamanaParams {
+                method: GraphMethod::Insert,
+                max_degree: 64,
+                build_list: 100,
+                alpha: 1.2,
+                m,
+                bits,
+                opq,
+                seed,
+            }),
+            IndexKind::IvfPq => {
+                let target = 2.0 * (n.max(1) as f64).sqrt();
+                let nlist = (2f64.powf(target.log2().round()) as usize).clamp(1, n.max(1) as usize);
+                IndexParams::IvfPq(IvfPqParams { nlist, m, bits, opq, seed })
+            }
+        }
+    }
+
+    /// The kind of index.
+    pub fn kind(&self) -> IndexKind {
+        match self {
+            IndexParams::Vamana(_) => IndexKind::Vamana,
+            IndexParams::IvfPq(_) => IndexKind::IvfPq,
+        }
+    }
+
+    /// Refuses values that cannot work for rows of `dim` coordinates, naming each.
+    pub fn validate(&self, dim: usize) -> Result<(), BuilderError> {
+        let check = |ok: bool, name: &'static str, value: String, allowed: String| {
+            if ok { Ok(()) } else { Err(BuilderError::Parameter { name, value, allowed }) }
+        };
+        let m = match self {
+            IndexParams::Vamana(p) => {
+                let (r, l) = (p.max_degree, p.build_list);
+                check((2..=4096).contains(&r), "max-degree", r.to_string(), "2 to 4096".into())?;
+                check(l >= 1 && l <= 1 << 16, "build-list", l.to_string(), "1 to 65536".into())?;
+                check((1.0..=4.0).contains(&p.alpha), "alpha", p.alpha.to_string(), "1.0 to 4.0".into())?;
+                p.m
+            }
+            IndexParams::IvfPq(p) => {
+                check(p.nlist >= 1 && p.nlist <= 1 << 24, "nlist", p.nlist.to_string(), "1 to 16777216".into())?;
+                p.m
+            }
+        };
+        check(m >= 1 && m <= dim, "m", m.to_string(), format!("1 to the dimension, {dim}"))
+    }
+
+    /// The parameters by name, for records and reports.
+    pub fn by_name(&self) -> BTreeMap<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => fields.into_iter().filter(|(name, _)| name != "index").collect(),
+            _ => BTreeMap::new(),
+        }
+    }
+}
+
+impl Effort {
+    /// Search parameters by name, for records and reports.
+    pub fn by_name(&self) -> BTreeMap<String, Value> {
+        let pairs = match *self {
+            Effort::Graph { search_list, navigate } => {
+                let navigate = match navigate {
+                    Navigate::Exact => "exact",
+                    Navigate::Codes => "codes",
+                };
+                [("search_list", json!(search_list)), ("navigate", json!(navigate))]
+            }
+            Effort::Lists { nprobe, rerank } => [("nprobe", json!(nprobe)), ("rerank", json!(rerank))],
+        };
+        pairs.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+    }
+
+    /// A sensible setting for `k` neighbours where the user names none.
+    pub fn default_for(kind: IndexKind, k: usize) -> Self {
+        match kind {
+            IndexKind::Vamana => Effort::Graph { search_list: (4 * k).max(40), navigate: Navigate::Exact },
+            IndexKind::IvfPq => Effort::Lists { nprobe: 32, rerank: Self::default_rerank(k) },
+        }
+    }
+
+    /// Candidates re-ranked exactly where the user names no number.
+    pub fn default_rerank(k: usize) -> usize {
+        (20 * k).max(100)
+    }
+}

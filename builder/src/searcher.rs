@@ -1,0 +1,170 @@
+//! `Index::open` and the `Searcher` that every caller shares.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use kiln_kernels::{DType, Metric, RowsView};
+
+use crate::error::BuilderError;
+use crate::file::pages::PageCache;
+use crate::file::reader::IndexFile;
+use crate::ivf::search::IvfIndex;
+use crate::meta::Meta;
+use crate::search_types::{Effort, Hits, IndexKind, Residency, SearchParams};
+use crate::vamana::search::{VamanaIndex, VamanaScratch};
+
+/// An index file on disk.
+pub struct Index;
+
+impl Index {
+    /// Opens the index at `path`.
+    ///
+    /// With [`Residency::Memory`] every section is read and held against its checksum now; with
+    /// [`Residency::Ssd`] nodes, lists and vectors stay on the drive and each page is checked when read.
+    ///
+    /// # Errors
+    /// A file that is not an index, is damaged, cut short or of another version; the message names it.
+    pub fn open(path: &Path, residency: Residency) -> Result<Searcher, BuilderError> {
+        let file = IndexFile::open(path)?;
+        let meta = file.meta()?;
+        meta.params.validate(meta.dim).map_err(|e| BuilderError::damaged(path, format!("section meta: {e}")))?;
+        let engine = match meta.kind() {
+            IndexKind::Vamana => Engine::Vamana(VamanaIndex::open(file, &meta, residency)?, Pool::default()),
+            IndexKind::IvfPq => Engine::IvfPq(IvfIndex::open(file, &meta, residency)?, Pool::default()),
+        };
+        Ok(Searcher { path: path.to_path_buf(), meta, residency, engine })
+    }
+}
+
+/// An open index. Shared by reference among threads; working memory is pooled inside.
+pub struct Searcher {
+    path: PathBuf,
+    meta: Meta,
+    residency: Residency,
+    engine: Engine,
+}
+
+enum Engine {
+    Vamana(VamanaIndex, Pool<VamanaScratch>),
+    IvfPq(IvfIndex, Pool<PageCache>),
+}
+
+/// Working memory handed from search to search.
+#[derive(Default)]
+struct Pool<S>(Mutex<Vec<S>>);
+
+impl<S: Default> Pool<S> {
+    fn with<R>(&self, work: impl FnOnce(&mut S) -> R) -> R {
+        // A panic elsewhere cannot leave the list of spare scratches inconsistent.
+        let lock = || self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let spare = lock().pop();
+        let mut scratch = spare.unwrap_or_default();
+        let result = work(&mut scratch);
+        lock().push(scratch);
+        result
+    }
+}
+
+impl Searcher {
+    /// The nearest rows to `query` `(1, dim)`, of any element type.
+    ///
+    /// # Errors
+    /// A query that does not fit the index, an effort of the other kind of index, k = 0, or on SSD a page
+    /// that cannot be read or does not match its checksum.
+    pub fn search(&self, query: &RowsView<'_>, params: &SearchParams) -> Result<Hits, BuilderError> {
+        if params.k == 0 {
+            return Err(BuilderError::Parameter { name: "k", value: "0".into(), allowed: "1 or more".into() });
+        }
+        match (&self.engine, params.effort) {
+            (Engine::Vamana(index, pool), Effort::Graph { search_list, navigate }) => {
+                pool.with(|scratch| index.search(query, params.k, search_list, navigate, scratch))
+            }
+            (Engine::IvfPq(index, pool), Effort::Lists { nprobe, rerank }) => {
+                pool.with(|cache| index.search(query, params.k, nprobe, rerank, cache))
+            }
+            (Engine::Vamana(..), Effort::Lists { .. }) => {
+                Err(BuilderError::Mismatch(format!("{}: a Vamana index takes --search-list, not --nprobe", self.path.display())))
+            }
+            (Engine::IvfPq(..), Effort::Graph { .. }) => {
+                Err(BuilderError::Mismatch(format!("{}: an IVF-PQ index takes --nprobe, not --search-list", self.path.display())))
+            }
+        }
+    }
+
+    /// What the index is made of.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The kind of index.
+    pub fn kind(&self) -> IndexKind {
+        self.meta.kind()
+    }
+
+    /// Rows in the index.
+    pub fn len(&self) -> u64 {
+        self.meta.n
+    }
+
+    /// True when the index holds no rows (never written by a build).
+    pub fn is_empty(&self) -> bool {
+        self.meta.n == 0
+    }
+
+    /// Coordinates a row.
+    pub fn dim(&self) -> usize {
+        self.meta.dim
+    }
+
+    /// Metric of the index.
+    pub fn metric(&self) -> Metric {
+        self.meta.metric
+    }
+
+    /// Element type of the stored vectors.
+    pub fn dtype(&self) -> DType {
+        self.meta.dtype
+    }
+
+    /// Where the index lives.
+    pub fn residency(&self) -> Residency {
+        self.residency
+    }
+
+    /// The index file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that the index holds in memory.
+    pub fn serving_bytes(&self) -> u64 {
+        match &self.engine {
+            Engine::Vamana(index, _) => index.resident_bytes(),
+            Engine::IvfPq(index, _) => index.resident_bytes(),
+        }
+    }
+
+    /// The data set's row at a position of the file.
+    pub(crate) fn row_at(&self, position: u32) -> u64 {
+        match &self.engine {
+            Engine::Vamana(index, _) => index.ids().get(position),
+            Engine::IvfPq(index, _) => index.ids().get(position),
+        }
+    }
+
+    /// The vector record at a position of the file.
+    pub(crate) fn record_at<'a>(&'a self, position: u32, cache: &'a mut PageCache) -> Result<&'a [u8], BuilderError> {
+        match &self.engine {
+            Engine::Vamana(index, _) => index.vector(position, cache),
+            Engine::IvfPq(index, _) => index.vector(position, cache),
+        }
+    }
+
+    /// Inverted lists, where the index has them.
+    pub fn nlist(&self) -> Option<usize> {
+        match &self.engine {
+            Engine::Vamana(..) => None,
+            Engine::IvfPq(index, _) => Some(index.nlist()),
+        }
+    }
+}

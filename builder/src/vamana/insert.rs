@@ -1,0 +1,233 @@
+//! The `insert` method: Vamana by batches of insertions.
+//!
+//! In: rows and parameters. Out: an alpha-pruned [`Graph`] of bounded degree. After DiskANN (NeurIPS
+//! 2019, algorithm 3), in batches that double up to 2% of n as ParlayANN does (PPoPP 2024): every point
+//! of a batch searches the graph as it stood before the batch, so the result does not depend on threads.
+//! Deviations from the papers: lists may overflow by `SLACK` before they are pruned again, as in
+//! DiskANN's code, and points that stay unreachable are linked at the end (see `repair`).
+
+use std::convert::Infallible;
+
+use kiln_kernels::cpu::robust_prune_one;
+use kiln_kernels::distance::{GraphAux, GraphGeometry, Isa, Kernels, QueryGeometry};
+use kiln_kernels::{Metric, Progress, PruneParams, Scored};
+use ndarray::{Array1, ArrayView2};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::Graph;
+use super::walk::{GraphView, WalkScratch, greedy_search};
+use crate::params::VamanaParams;
+
+/// Room beyond R, as a factor, so that a reverse edge rarely forces a prune.
+const SLACK: f32 = 1.3;
+
+/// Largest batch as a share of n.
+const BATCH_SHARE: f64 = 0.02;
+
+/// Times every point is inserted: the second pass sees what came after a point in the first.
+pub(super) const PASSES: usize = 2;
+
+/// Everything that stays fixed while a graph is built.
+pub(super) struct Space<'a, T> {
+    pub rows: ArrayView2<'a, T>,
+    pub geometry: GraphGeometry<'a, T>,
+    pub prune: PruneParams,
+    pub build_list: usize,
+}
+
+impl<'a, T: Kernels> Space<'a, T> {
+    pub(super) fn new(rows: ArrayView2<'a, T>, aux: &'a GraphAux, params: &VamanaParams) -> Self {
+        Self {
+            rows,
+            geometry: GraphGeometry::new(aux, Isa::best()),
+            prune: PruneParams { max_degree: params.max_degree, alpha: params.alpha },
+            build_list: params.build_list,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn row(&self, id: u32) -> &'a [T] {
+        let dim = self.rows.ncols();
+        let all = self.rows.to_slice().expect("rows are contiguous by construction");
+        &all[id as usize * dim..(id as usize + 1) * dim]
+    }
+
+    #[inline(always)]
+    pub(super) fn distance(&self, a: u32, b: u32) -> f32 {
+        let aux = |id: u32| self.geometry.aux(id as usize);
+        self.geometry.distance(self.row(a), aux(a), self.row(b), aux(b))
+    }
+}
+
+/// A graph under construction, seen from one of its rows.
+pub(super) struct BuildView<'a, 's, T> {
+    pub space: &'a Space<'s, T>,
+    pub graph: &'a Graph,
+    pub query: u32,
+}
+
+impl<T: Kernels> GraphView for BuildView<'_, '_, T> {
+    type Error = Infallible;
+
+    #[inline(always)]
+    fn expand(&mut self, node: u32, neighbors: &mut Vec<u32>) -> Result<f32, Infallible> {
+        neighbors.extend_from_slice(self.graph.neighbors(node));
+        Ok(self.space.distance(self.query, node))
+    }
+
+    #[inline(always)]
+    fn score(&mut self, nodes: &[u32], scores: &mut Vec<f32>) -> Result<(), Infallible> {
+        for &node in nodes {
+            prefetch(self.space.row(node));
+        }
+        scores.extend(nodes.iter().map(|&node| self.space.distance(self.query, node)));
+        Ok(())
+    }
+}
+
+/// Asks for a row's cache lines before they are needed.
+#[inline(always)]
+pub(super) fn prefetch<T>(row: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of_val(row)).step_by(64) {
+        // SAFETY: a prefetch never faults, and the address lies within the row.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(row.as_ptr().byte_add(line).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
+}
+
+/// Builds the graph of `rows` `(n, dim)`, n >= 1.
+pub(crate) fn build_graph<T: Kernels>(
+    rows: ArrayView2<'_, T>,
+    metric: Metric,
+    params: &VamanaParams,
+    progress: &dyn Progress,
+) -> Graph {
+    let aux = GraphAux::new(rows.clone(), metric);
+    let space = Space::new(rows, &aux, params);
+    let n = space.rows.nrows();
+    let entry = medoid(space.rows.clone(), metric);
+    let capacity = (params.max_degree as f32 * SLACK).ceil() as usize;
+    let mut graph = Graph::new(n, capacity, entry);
+
+    let mut order: Vec<u32> = (0..n as u32).filter(|&id| id != entry).collect();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(params.seed));
+    let largest = ((n as f64 * BATCH_SHARE) as usize).max(1);
+    for pass in 0..PASSES {
+        let mut done = 0;
+        while done < order.len() {
+            // The second pass finds a whole graph, so its batches need not grow from one.
+            let grown = if pass == 0 { done.clamp(1, largest) } else { largest };
+            let size = grown.min(order.len() - done);
+            insert_batch(&space, &mut graph, &order[done..done + size]);
+            done += size;
+            progress.advance(size as u64);
+        }
+    }
+    trim(&space, &mut graph);
+    super::repair::link_unreachable(&space, &mut graph);
+    graph
+}
+
+/// Searches for each point of a batch, prunes what the search expanded to its edges, then adds the
+/// reverse edges.
+fn insert_batch<T: Kernels>(space: &Space<'_, T>, graph: &mut Graph, batch: &[u32]) {
+    let frozen: &Graph = graph;
+    let out_edges: Vec<Vec<u32>> = batch
+        .par_iter()
+        .map_init(WalkScratch::default, |scratch, &point| {
+            let mut view = BuildView { space, graph: frozen, query: point };
+            let Ok(()) = greedy_search(&mut view, frozen.entry, space.build_list, scratch);
+            // In the second pass a point keeps what it has unless the search found better.
+            let known = scored(space, point, frozen.neighbors(point));
+            scratch.expanded.extend(known);
+            prune(space, point, &mut scratch.expanded)
+        })
+        .collect();
+    for (&point, edges) in batch.iter().zip(&out_edges) {
+        graph.set(point, edges);
+    }
+
+    // (target, source) pairs, grouped by target in a total order.
+    let mut reverse: Vec<(u32, u32)> =
+        batch.iter().zip(&out_edges).flat_map(|(&point, edges)| edges.iter().map(move |&e| (e, point))).collect();
+    reverse.par_sort_unstable();
+    let frozen: &Graph = graph;
+    let grouped: Vec<(u32, Vec<u32>)> = reverse
+        .par_chunk_by(|a, b| a.0 == b.0)
+        .map(|group| {
+            let target = group[0].0;
+            let mut edges = frozen.neighbors(target).to_vec();
+            edges.extend(group.iter().map(|&(_, source)| source).filter(|source| !frozen.neighbors(target).contains(source)));
+            if edges.len() > frozen.capacity {
+                let mut candidates = scored(space, target, &edges);
+                edges = prune(space, target, &mut candidates);
+            }
+            (target, edges)
+        })
+        .collect();
+    for (target, edges) in grouped {
+        graph.set(target, &edges);
+    }
+}
+
+/// Prunes the lists that still overflow R, and orders every list nearest first.
+fn trim<T: Kernels>(space: &Space<'_, T>, graph: &mut Graph) {
+    let frozen: &Graph = graph;
+    let lists: Vec<Vec<u32>> = (0..frozen.len() as u32)
+        .into_par_iter()
+        .map(|row| {
+            let mut candidates = scored(space, row, frozen.neighbors(row));
+            if candidates.len() > space.prune.max_degree {
+                return prune(space, row, &mut candidates);
+            }
+            candidates.sort_unstable();
+            candidates.iter().map(|c| c.id).collect()
+        })
+        .collect();
+    let mut trimmed = Graph::new(frozen.len(), space.prune.max_degree, frozen.entry);
+    for (row, list) in lists.iter().enumerate() {
+        trimmed.set(row as u32, list);
+    }
+    *graph = trimmed;
+}
+
+fn scored<T: Kernels>(space: &Space<'_, T>, point: u32, ids: &[u32]) -> Vec<Scored> {
+    ids.iter().map(|&id| Scored { distance: space.distance(point, id), id }).collect()
+}
+
+fn prune<T: Kernels>(space: &Space<'_, T>, point: u32, candidates: &mut Vec<Scored>) -> Vec<u32> {
+    let mut kept = Vec::with_capacity(space.prune.max_degree);
+    robust_prune_one(&space.rows, &space.geometry, point, candidates, space.prune, &mut kept);
+    kept
+}
+
+/// The row nearest to the mean of all rows (under cosine, of all rows at unit length).
+fn medoid<T: Kernels>(rows: ArrayView2<'_, T>, metric: Metric) -> u32 {
+    let aux = GraphAux::new(rows.clone(), metric);
+    let inverse = |i: usize| aux.inverse_norms().get(i).copied().unwrap_or(1.0);
+    let mut sum = Array1::<f64>::zeros(rows.ncols());
+    for (i, row) in rows.outer_iter().enumerate() {
+        sum.zip_mut_with(&row, |s, x| *s += f64::from(x.to_f32() * inverse(i)));
+    }
+    let mean: Vec<f32> = sum.iter().map(|s| (s / rows.nrows() as f64) as f32).collect();
+    let mean_inverse = kiln_kernels::distance::inverse_norm(&mean);
+    // Inner product has no nearest row to a mean worth starting from; the centre of the cloud does.
+    let metric = if metric == Metric::Cosine { Metric::Cosine } else { Metric::L2 };
+    let geometry = QueryGeometry::<f32, T>::widened(metric, Isa::best());
+    let nearest = (0..rows.nrows())
+        .into_par_iter()
+        .map(|i| {
+            let row = rows.row(i);
+            let row = row.to_slice().expect("rows are contiguous by construction");
+            Scored { distance: geometry.distance(&mean, mean_inverse, row, inverse(i)), id: i as u32 }
+        })
+        .min();
+    nearest.map_or(0, |scored| scored.id)
+}

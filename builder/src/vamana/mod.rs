@@ -1,0 +1,60 @@
+//! Vamana: building the graph, laying it out in pages, and walking it.
+
+pub(crate) mod build;
+pub(crate) mod insert;
+pub(crate) mod layout;
+pub(crate) mod order;
+pub(crate) mod repair;
+pub(crate) mod search;
+pub(crate) mod walk;
+
+/// Out-edges of every row, nearest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Graph {
+    /// Row where every search starts.
+    pub entry: u32,
+    /// Most edges that a row may hold.
+    capacity: usize,
+    /// `(n, capacity)` flat; row `i` uses the first `degrees[i]`.
+    edges: Vec<u32>,
+    degrees: Vec<u32>,
+}
+
+impl Graph {
+    /// `n` rows without edges.
+    pub(crate) fn new(n: usize, capacity: usize, entry: u32) -> Self {
+        Self { entry, capacity, edges: vec![0; n * capacity], degrees: vec![0; n] }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.degrees.len()
+    }
+
+    pub(crate) fn neighbors(&self, row: u32) -> &[u32] {
+        let start = row as usize * self.capacity;
+        &self.edges[start..start + self.degrees[row as usize] as usize]
+    }
+
+    /// Replaces a row's edges by `edges`, at most `capacity` of them.
+    pub(crate) fn set(&mut self, row: u32, edges: &[u32]) {
+        let start = row as usize * self.capacity;
+        self.edges[start..start + edges.len()].copy_from_slice(edges);
+        self.degrees[row as usize] = edges.len() as u32;
+    }
+
+    pub(crate) fn has_room(&self, row: u32, max_degree: usize) -> bool {
+        (self.degrees[row as usize] as usize) < max_degree.min(self.capacity)
+    }
+
+    pub(crate) fn push(&mut self, row: u32, edge: u32) {
+        let degree = &mut self.degrees[row as usize];
+        self.edges[row as usize * self.capacity + *degree as usize] = edge;
+        *degree += 1;
+    }
+
+    /// Replaces the last edge of `row`, returning the one that was there.
+    pub(crate) fn replace_last(&mut self, row: u32, edge: u32) -> u32 {
+        let last = row as usize * self.capacity + self.degrees[row as usize] as usize - 1;
+        std::mem::replace(&mut self.edges[last], edge)
+    }
+}

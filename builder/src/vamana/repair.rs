@@ -1,0 +1,71 @@
+//! Links every row that a walk from the entry cannot reach.
+//!
+//! In: a graph. Out: the same graph in which every row is reachable, degrees within R. Rows drop out
+//! where all their in-edges were pruned away, mostly copies of one row.
+
+use std::collections::VecDeque;
+
+use kiln_kernels::distance::Kernels;
+
+use super::Graph;
+use super::insert::{BuildView, Space};
+use super::walk::{WalkScratch, greedy_search};
+
+/// Attaches each unreachable row below the nearest reachable row with room for an edge. Where the walk
+/// finds none, the last edge of the nearest row is split in two: v -> w becomes v -> u -> w, which
+/// keeps w reachable.
+pub(super) fn link_unreachable<T: Kernels>(space: &Space<'_, T>, graph: &mut Graph) {
+    let max_degree = space.prune.max_degree;
+    let mut reached = vec![false; graph.len()];
+    spread(graph, graph.entry, &mut reached);
+    let mut scratch = WalkScratch::default();
+    let mut linked = 0usize;
+    for row in 0..graph.len() as u32 {
+        if reached[row as usize] {
+            continue;
+        }
+        let mut view = BuildView { space, graph, query: row };
+        let Ok(()) = greedy_search(&mut view, graph.entry, space.build_list, &mut scratch);
+        scratch.expanded.sort_unstable();
+        let roomy = scratch.expanded.iter().find(|c| graph.has_room(c.id, max_degree));
+        match roomy {
+            Some(parent) => graph.push(parent.id, row),
+            None => {
+                // The walk expands at least the entry.
+                let parent = scratch.expanded.first().map_or(graph.entry, |c| c.id);
+                let displaced = graph.replace_last(parent, row);
+                // An unreachable row's own edges kept nothing else reachable.
+                if graph.has_room(row, max_degree) {
+                    graph.push(row, displaced);
+                } else {
+                    graph.replace_last(row, displaced);
+                }
+            }
+        }
+        spread(graph, row, &mut reached);
+        linked += 1;
+    }
+    if linked > 0 {
+        tracing::info!("linked {linked} rows that no walk reached");
+    }
+}
+
+/// Marks everything reachable from `start`.
+fn spread(graph: &Graph, start: u32, reached: &mut [bool]) {
+    let mut queue = VecDeque::from([start]);
+    reached[start as usize] = true;
+    while let Some(row) = queue.pop_front() {
+        for &next in graph.neighbors(row) {
+            if !std::mem::replace(&mut reached[next as usize], true) {
+                queue.push_back(next);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) fn unreachable(graph: &Graph) -> usize {
+    let mut reached = vec![false; graph.len()];
+    spread(graph, graph.entry, &mut reached);
+    reached.iter().filter(|r| !**r).count()
+}

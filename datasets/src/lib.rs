@@ -1,0 +1,41 @@
+//! Vectors in and out of Kiln.
+//!
+//! In: files in the formats of ann-benchmarks (HDF5) and big-ann (`.fbin` family), `.fvecs` family,
+//! `.npy`, or a synthetic recipe. Out: [`RowSource`]s that serve bounded blocks of rows, a [`Dataset`]
+//! with its queries and ground truth, and converted files.
+
+mod atomic;
+mod bin;
+mod calibration;
+pub mod convert;
+pub mod dataset;
+mod download;
+pub mod error;
+pub mod exact;
+pub mod fetch;
+mod flat;
+mod format;
+mod geometry;
+mod hdf5_file;
+mod hdf5_rows;
+mod hdf5_write;
+pub mod lid;
+mod npy;
+mod recipe;
+pub mod registry;
+pub mod source;
+pub mod synth;
+pub mod truth;
+pub mod verify;
+
+pub use convert::{Content, convert, write_truth};
+pub use dataset::{Dataset, open_queries, open_rows};
+pub use error::DatasetError;
+pub use exact::exact_truth;
+pub use fetch::{FetchOptions, fetch, fetch_entry};
+pub use lid::{LID_NEIGHBOURS, LocalDimension, estimate_dimension, local_dimension};
+pub use registry::{Entry, Registry};
+pub use source::{MemorySource, RowSource, blocks, gather_rows, read_all, zero_rows};
+pub use synth::{SynthSource, SynthSpec};
+pub use truth::Truth;
+pub use verify::{TruthIssue, verify_truth};

@@ -1,0 +1,34 @@
+//! Experiments: run them, measure them, store them, judge them.
+//!
+//! In: a data set, indexes, and a plan of settings. Out: a run folder of raw measurements
+//! ([`record`]), and figures derived from them by pure functions ([`metrics`]).
+//!
+//! [`run_bench`] walks the whole way: [`plan`] says which settings, [`measure`] and [`interleave`] time them,
+//! [`judge`](mod@judge) scores their answers, [`store`] keeps both, [`provenance`] says where.
+
+mod answers;
+mod error;
+pub mod interleave;
+pub mod judge;
+mod lid;
+pub mod measure;
+pub mod metrics;
+mod pairs;
+pub mod plan;
+pub mod provenance;
+pub mod record;
+mod run;
+mod single;
+pub mod stats;
+pub mod store;
+mod subject;
+mod sys;
+
+pub use answers::{QueryAnswers, answer_all};
+pub use error::EvalError;
+pub use judge::{Judge, JudgeError, Judgement, judge};
+pub use lid::query_lid;
+pub use plan::{IndexSpec, Plan, PlanError, Setting};
+pub use run::run_bench;
+pub use single::{SingleMeasurement, SingleSearch, measure_single};
+pub use store::{RunFolder, StoreError, load};

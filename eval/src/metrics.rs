@@ -1,0 +1,404 @@
+//! Every derived figure, as a pure function over the records.
+//!
+//! In: a [`SettingRecord`] and the [`BuildRecord`] it searched. Out: the figures of [`METRICS`], the rows that
+//! `--json` prints and reports draw ([`SearchRow`], [`BuildRow`]), and per-query distributions. A figure
+//! that does not apply (recall without truth, pages of an index in memory) is `None`, never zero.
+
+mod rows;
+
+use serde::Serialize;
+
+pub use rows::{BuildRow, SearchRow, StageSeconds, build_row, search_row};
+
+use crate::record::{BuildRecord, SettingRecord};
+use crate::stats::{self, Interval, Latency};
+
+/// A measured setting and the build it searched: what a metric looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured<'a> {
+    /// The setting.
+    pub setting: &'a SettingRecord,
+    /// The index it searched.
+    pub build: &'a BuildRecord,
+}
+
+/// Which way a metric improves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    /// More is better.
+    Higher,
+    /// Less is better.
+    Lower,
+}
+
+/// One derived figure.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name in every output.
+    pub name: &'static str,
+    /// What it says, in a sentence.
+    pub description: &'static str,
+    /// Its unit; empty for a ratio.
+    pub unit: &'static str,
+    /// Which way it improves.
+    pub better: Better,
+    /// Its value, where it applies.
+    pub value: fn(&Measured) -> Option<f64>,
+}
+
+/// Lays [`METRICS`] out as a table: name, unit, direction and function on one line, the description below.
+macro_rules! metrics {
+    ($($name:literal [$unit:literal] $better:ident = $value:expr; $description:literal)*) => {
+        &[$(Metric {
+            name: $name,
+            description: $description,
+            unit: $unit,
+            better: Better::$better,
+            value: $value,
+        }),*]
+    };
+}
+
+/// The one table of metrics.
+pub const METRICS: &[Metric] = metrics! {
+    "recall" [""] Higher = |m| recall(m.setting);
+        "true neighbours found, by the strict tie-aware rule on recomputed distances; mean over queries"
+    "recall_ids" [""] Higher = |m| recall_ids(m.setting);
+        "ids found that are among the truth's first k ids; mean over queries"
+    "recall_ann_benchmarks" [""] Higher = |m| recall_ann_benchmarks(m.setting);
+        "the ann-benchmarks rule (distance within 1e-3 of the k-th); mean over queries"
+    "recall_p5" [""] Higher = |m| recall_distribution(m.setting).map(|d| d.p5);
+        "recall that 95% of the queries reach"
+    "recall_p1" [""] Higher = |m| recall_distribution(m.setting).map(|d| d.p1);
+        "recall that 99% of the queries reach"
+    "qps" ["queries/s"] Higher = |m| qps(m.setting).map(|i| i.median);
+        "queries of a run divided by its wall time; median over runs"
+    "latency_mean" ["us"] Lower = |m| latency(m.setting).map(|l| l.mean);
+        "mean time of a query over all runs"
+    "latency_p50" ["us"] Lower = |m| latency(m.setting).map(|l| l.p50);
+        "median time of a query, from the merged histogram of all runs"
+    "latency_p95" ["us"] Lower = |m| latency(m.setting).map(|l| l.p95);
+        "95% of the queries answered within this, from the merged histogram"
+    "latency_p99" ["us"] Lower = |m| latency(m.setting).map(|l| l.p99);
+        "99% of the queries answered within this, from the merged histogram"
+    "latency_p99.9" ["us"] Lower = |m| latency(m.setting)?.p999;
+        "99.9% of the queries answered within this; only of 10,000 samples or more"
+    "pages_per_query" ["4 KiB pages"] Lower = |m| pages_per_query(m.setting);
+        "pages read from the drive; only where the index is served from it"
+    "bytes_per_query" ["B"] Lower = |m| bytes_per_query(m.setting);
+        "bytes read from the drive; only where the index is served from it"
+    "distances_per_query" [""] Lower = |m| distances_per_query(m.setting);
+        "distance computations"
+    "hops_per_query" [""] Lower = |m| hops_per_query(m.setting);
+        "nodes expanded (graph) or lists scanned (inverted file)"
+    "build_seconds" ["s"] Lower = |m| Some(m.build.total_seconds);
+        "wall time of the build, all stages"
+    "index_bytes" ["B"] Lower = |m| Some(m.build.index_bytes as f64);
+        "size of the index file"
+};
+
+/// Recall by the strict tie-aware rule; `None` when truth is unknown.
+pub fn recall(setting: &SettingRecord) -> Option<f64> {
+    stats::mean(&query_recalls(setting))
+}
+
+/// Recall by ids.
+pub fn recall_ids(setting: &SettingRecord) -> Option<f64> {
+    stats::mean(&ratios(&setting.answers.id_hits, &setting.answers.possible))
+}
+
+/// Recall by the ann-benchmarks rule.
+pub fn recall_ann_benchmarks(setting: &SettingRecord) -> Option<f64> {
+    stats::mean(&ratios(
+        &setting.answers.ann_hits,
+        &setting.answers.possible,
+    ))
+}
+
+/// The strict recall of every query that has a true neighbour, in query order; empty when truth is unknown.
+pub fn query_recalls(setting: &SettingRecord) -> Vec<f64> {
+    ratios(&setting.answers.strict_hits, &setting.answers.possible)
+}
+
+fn ratios(hits: &[u16], possible: &[u16]) -> Vec<f64> {
+    (hits.iter().zip(possible))
+        .filter(|&(_, &possible)| possible > 0)
+        .map(|(&hits, &possible)| f64::from(hits) / f64::from(possible))
+        .collect()
+}
+
+/// Queries of one run.
+pub fn queries(setting: &SettingRecord) -> usize {
+    setting.runs.first().map_or(0, |run| run.latency_us.len())
+}
+
+/// Queries a second: the median over runs, with its interval.
+pub fn qps(setting: &SettingRecord) -> Option<Interval> {
+    let rates: Vec<f64> = (setting.runs.iter())
+        .filter(|run| run.seconds > 0.0 && !run.latency_us.is_empty())
+        .map(|run| run.latency_us.len() as f64 / run.seconds)
+        .collect();
+    stats::median_interval(&rates)
+}
+
+/// Latency over all runs.
+pub fn latency(setting: &SettingRecord) -> Option<Latency> {
+    stats::latency(setting.runs.iter().map(|run| run.latency_us.as_slice()))
+}
+
+/// 4 KiB pages read a query; `None` for an index in memory.
+pub fn pages_per_query(setting: &SettingRecord) -> Option<f64> {
+    from_drive(setting).then(|| mean_of(&setting.answers.pages))?
+}
+
+/// Bytes read a query; `None` for an index in memory.
+pub fn bytes_per_query(setting: &SettingRecord) -> Option<f64> {
+    let bytes = &setting.answers.bytes;
+    let total = bytes.iter().map(|&b| b as f64).sum::<f64>();
+    (from_drive(setting) && !bytes.is_empty()).then(|| total / bytes.len() as f64)
+}
+
+/// Distance computations a query; `None` when they were not counted.
+pub fn distances_per_query(setting: &SettingRecord) -> Option<f64> {
+    mean_of(&setting.answers.distances)
+}
+
+/// Nodes expanded or lists scanned a query; `None` when they were not counted.
+pub fn hops_per_query(setting: &SettingRecord) -> Option<f64> {
+    mean_of(&setting.answers.hops)
+}
+
+fn from_drive(setting: &SettingRecord) -> bool {
+    setting.residency != "memory"
+}
+
+fn mean_of(counts: &[u32]) -> Option<f64> {
+    let total = counts.iter().map(|&c| f64::from(c)).sum::<f64>();
+    (!counts.is_empty()).then(|| total / counts.len() as f64)
+}
+
+/// How recall spreads over the queries of a setting.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RecallDistribution {
+    /// Mean over queries.
+    pub mean: f64,
+    /// 95% of the queries reach it.
+    pub p5: f64,
+    /// 99% of the queries reach it.
+    pub p1: f64,
+    /// The 10%, 20%, ... 90% quantiles.
+    pub deciles: [f64; 9],
+}
+
+/// The spread of per-query recall; `None` when truth is unknown.
+pub fn recall_distribution(setting: &SettingRecord) -> Option<RecallDistribution> {
+    let mut recalls = query_recalls(setting);
+    let mean = stats::mean(&recalls)?;
+    recalls.sort_unstable_by(f64::total_cmp);
+    let mut deciles = [0.0; 9];
+    for (i, decile) in deciles.iter_mut().enumerate() {
+        *decile = stats::quantile_sorted(&recalls, (i + 1) as f64 / 10.0)?;
+    }
+    Some(RecallDistribution {
+        mean,
+        p5: stats::quantile_sorted(&recalls, 0.05)?,
+        p1: stats::quantile_sorted(&recalls, 0.01)?,
+        deciles,
+    })
+}
+
+/// Queries of similar difficulty, and how well they were answered.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct DifficultyBucket {
+    /// Lowest local intrinsic dimension in the bucket.
+    pub lid_min: f64,
+    /// Highest.
+    pub lid_max: f64,
+    /// Queries in it.
+    pub queries: usize,
+    /// Their mean recall.
+    pub recall: f64,
+}
+
+/// Recall by decile of local intrinsic dimension, easiest first; queries of unknown dimension or without a true
+/// neighbour are left out. Fewer than ten queries give fewer buckets.
+pub fn difficulty_deciles(setting: &SettingRecord, lid: &[Option<f32>]) -> Vec<DifficultyBucket> {
+    let answers = &setting.answers;
+    let mut judged: Vec<(f64, f64)> = (lid.iter().zip(&answers.strict_hits).zip(&answers.possible))
+        .filter(|&(_, &possible)| possible > 0)
+        .filter_map(|((lid, &hits), &possible)| {
+            let lid = f64::from((*lid)?);
+            lid.is_finite()
+                .then(|| (lid, f64::from(hits) / f64::from(possible)))
+        })
+        .collect();
+    judged.sort_by(|a, b| a.0.total_cmp(&b.0));
+    (0..10)
+        .filter_map(|i| {
+            let bucket = &judged[judged.len() * i / 10..judged.len() * (i + 1) / 10];
+            Some(DifficultyBucket {
+                lid_min: bucket.first()?.0,
+                lid_max: bucket.last()?.0,
+                queries: bucket.len(),
+                recall: bucket.iter().map(|(_, r)| r).sum::<f64>() / bucket.len() as f64,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::record::{Answers, Mode, RunSample, Warmup};
+
+    fn build() -> BuildRecord {
+        BuildRecord {
+            key: "b".into(),
+            index: "vamana".into(),
+            path: "v.kiln".into(),
+            params: [("max_degree".to_string(), json!(32))].into(),
+            device: "cpu".into(),
+            threads: 2,
+            stage_seconds: vec![("read".into(), 0.5), ("graph".into(), 2.0)],
+            total_seconds: 2.5,
+            cpu_seconds: 4.5,
+            peak_rss_bytes: 1 << 20,
+            index_bytes: 4096,
+            serving_bytes: 4096,
+        }
+    }
+
+    fn setting() -> SettingRecord {
+        let run = |seconds| RunSample {
+            seconds,
+            latency_us: vec![100.0, 200.0, 300.0],
+        };
+        SettingRecord {
+            key: "s".into(),
+            build_key: "b".into(),
+            params: [("search_list".to_string(), json!(40))].into(),
+            mode: Mode::Throughput { threads: 2 },
+            residency: "ssd".into(),
+            k: 10,
+            warmup: Warmup {
+                seconds: 1.0,
+                settled: true,
+            },
+            runs: vec![run(0.003), run(0.001), run(0.002)],
+            answers: Answers {
+                strict_hits: vec![10, 5, 0],
+                id_hits: vec![9, 5, 0],
+                ann_hits: vec![10, 6, 0],
+                possible: vec![10, 10, 0],
+                distances: vec![10, 20, 30],
+                hops: vec![1, 2, 3],
+                pages: vec![4, 5, 6],
+                bytes: vec![4096, 8192, 8192],
+            },
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn recall_is_a_mean_over_queries_that_have_neighbours() {
+        let setting = setting();
+        assert_eq!(recall(&setting), Some(0.75));
+        assert_eq!(recall_ids(&setting), Some(0.7));
+        assert_eq!(recall_ann_benchmarks(&setting), Some(0.8));
+        let spread = recall_distribution(&setting).expect("judged");
+        assert_eq!((spread.mean, spread.deciles[4]), (0.75, 0.75));
+    }
+
+    #[test]
+    fn rows_have_exactly_the_promised_fields() {
+        let (setting, build) = (setting(), build());
+        let row = serde_json::to_value(search_row(&setting, &build)).expect("serialises");
+        assert_eq!(row["qps"]["median"], json!(1500.0));
+        assert_eq!(row["latency_us"].as_object().map(|o| o.len()), Some(4));
+        assert_eq!(row["pages_per_query"], json!(5.0));
+        let names: Vec<&str> = row
+            .as_object()
+            .expect("object")
+            .keys()
+            .map(|k| k.as_str())
+            .collect();
+        let mut expected = [
+            "index",
+            "path",
+            "params",
+            "k",
+            "threads",
+            "mode",
+            "queries",
+            "recall",
+            "recall_ids",
+            "qps",
+            "latency_us",
+            "pages_per_query",
+            "bytes_per_query",
+            "distances_per_query",
+            "hops_per_query",
+        ];
+        expected.sort_unstable();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, expected);
+    }
+
+    #[test]
+    fn stages_keep_their_order_and_end_with_the_total() {
+        let build = build();
+        let seconds = StageSeconds {
+            stages: &build.stage_seconds,
+            total: build.total_seconds,
+        };
+        let text = serde_json::to_string(&seconds).expect("serialises");
+        assert_eq!(text, r#"{"read":0.5,"graph":2.0,"total":2.5}"#);
+    }
+
+    #[test]
+    fn figures_that_do_not_apply_are_none() {
+        let mut setting = setting();
+        setting.residency = "memory".into();
+        setting.answers = Answers::default();
+        let build = build();
+        let row = search_row(&setting, &build).expect("measured");
+        assert_eq!(
+            (row.recall, row.pages_per_query, row.hops_per_query),
+            (None, None, None)
+        );
+        assert!(difficulty_deciles(&setting, &[Some(1.0)]).is_empty());
+        setting.runs.clear();
+        assert!(search_row(&setting, &build).is_none());
+        let measured = Measured {
+            setting: &setting,
+            build: &build,
+        };
+        let known: Vec<&str> = (METRICS.iter())
+            .filter(|metric| (metric.value)(&measured).is_some())
+            .map(|metric| metric.name)
+            .collect();
+        assert_eq!(known, ["build_seconds", "index_bytes"]);
+    }
+
+    #[test]
+    fn difficulty_buckets_ascend_and_hold_every_known_query() {
+        let mut setting = setting();
+        let n = 25;
+        setting.answers.possible = vec![10; n];
+        setting.answers.strict_hits = (0..n).map(|i| 10 - (i / 5) as u16).collect();
+        let mut lid: Vec<Option<f32>> = (0..n).map(|i| Some(i as f32)).collect();
+        lid[3] = None;
+        let buckets = difficulty_deciles(&setting, &lid);
+        assert_eq!(buckets.len(), 10);
+        assert_eq!(buckets.iter().map(|b| b.queries).sum::<usize>(), 24);
+        assert!(
+            buckets
+                .windows(2)
+                .all(|w| w[0].lid_max <= w[1].lid_min && w[0].recall >= w[1].recall)
+        );
+        assert_eq!(difficulty_deciles(&setting, &lid[..1]).len(), 1);
+    }
+}

@@ -1,0 +1,274 @@
+//! What to measure: indexes, search settings and modes, each with a stable key.
+//!
+//! In: the options of a `bench` command and the shape of an index. Out: the list of [`Setting`]s. Equal keys mean
+//! equal measurements, which is how an interrupted run resumes: the key of a setting covers the data set, the index,
+//! the search parameters, the mode, k, the residency and the plan of repeats.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use kiln_builder::{Effort, IndexKind, IndexParams, Navigate, Residency};
+use kiln_kernels::Metric;
+use serde_json::Value;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use crate::judge::MAX_K;
+use crate::measure::Repeats;
+use crate::record::Mode;
+
+/// Default search lists as multiples of k (of 10 where k is smaller), and every other one for a quick look.
+const LIST_FACTORS: [f64; 11] = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 40.0];
+const QUICK_LIST_FACTORS: [f64; 5] = [1.0, 2.0, 4.0, 8.0, 16.0];
+const LEAST_LIST: usize = 10;
+
+/// Default nprobe stops at an eighth of the lists, or here where that is less: past it, scanning costs more than a
+/// plain scan of the rows would, and what is still missed was lost by the codes.
+const LEAST_LAST_NPROBE: usize = 64;
+
+/// An index to measure.
+#[derive(Debug, Clone, PartialEq)]
+pub enum IndexSpec {
+    /// Build it into the run folder, unless it is there.
+    Build(IndexParams),
+    /// Open the file.
+    Open(PathBuf),
+}
+
+/// A benchmark: what is measured, and where the records go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The run folder.
+    pub out: PathBuf,
+    /// The command line that reproduces the run.
+    pub command: String,
+    /// Neighbours asked for.
+    pub k: usize,
+    /// How rows are compared; `None`: as the data set says.
+    pub metric: Option<Metric>,
+    /// The indexes.
+    pub indexes: Vec<IndexSpec>,
+    /// Search lists of graph indexes; empty: a default sweep.
+    pub search_lists: Vec<usize>,
+    /// How graphs are walked.
+    pub navigate: Navigate,
+    /// Lists scanned of inverted files; empty: a default sweep.
+    pub nprobes: Vec<usize>,
+    /// Candidates re-ranked of inverted files; `None`: as the index does by default.
+    pub rerank: Option<usize>,
+    /// Thread counts of the throughput modes; `latency-1` is always measured.
+    pub threads: Vec<usize>,
+    /// Where the indexes live while searched.
+    pub residency: Residency,
+    /// Fewer repeats and settings than the methodology asks for.
+    pub quick: bool,
+    /// Orders the settings and draws the sample of truth that is checked.
+    pub seed: u64,
+}
+
+/// A plan that cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Nothing to measure.
+    #[error("no index to measure: name one with --index, or give the path of an index file")]
+    NoIndex,
+    /// A parameter out of range.
+    #[error("--{name} {value} is out of range: use {allowed}")]
+    OutOfRange {
+        /// The parameter as on the command line.
+        name: &'static str,
+        /// The value given.
+        value: usize,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// A data set without queries.
+    #[error(
+        "{path}: it has no queries to measure with; \
+         use an HDF5 set, a fetched set, or one made by `kiln datasets synth`"
+    )]
+    NoQueries {
+        /// The data set.
+        path: String,
+    },
+    /// A data set that does not say how rows are compared.
+    #[error("{path}: it does not say how rows are compared; add --metric l2, ip or cosine")]
+    NoMetric {
+        /// The data set.
+        path: String,
+    },
+    /// A data set without truth that is too large to compute it in passing.
+    #[error(
+        "{path}: it has no ground truth, and computing it takes {products:.1e} products, \
+         more than the {limit:.1e} that a benchmark spends on it; run `kiln datasets truth` first"
+    )]
+    TruthTooLarge {
+        /// The data set.
+        path: String,
+        /// Base rows x queries x coordinates.
+        products: f64,
+        /// What a benchmark spends at most.
+        limit: f64,
+    },
+    /// An index of other data.
+    #[error(
+        "{path}: it was built from {found}, not from {asked}; build it from this data set, or measure it on its own"
+    )]
+    ForeignIndex {
+        /// The index file.
+        path: String,
+        /// What it was built from.
+        found: String,
+        /// The data set at hand.
+        asked: String,
+    },
+}
+
+/// One search setting of one index in one mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Stable hash of all that determines the measurement.
+    pub key: String,
+    /// The index.
+    pub build_key: String,
+    /// The search parameters.
+    pub effort: Effort,
+    /// How it is driven.
+    pub mode: Mode,
+}
+
+impl Plan {
+    /// Refuses what cannot be measured on `n` rows of `dim` coordinates.
+    ///
+    /// # Errors
+    /// The first value that is out of range.
+    pub fn validate(&self, n: u64, dim: usize) -> Result<(), crate::EvalError> {
+        let check = |ok: bool, name, value, allowed: String| {
+            if ok { Ok(()) } else { Err(PlanError::OutOfRange { name, value, allowed }) }
+        };
+        if self.indexes.is_empty() {
+            return Err(PlanError::NoIndex.into());
+        }
+        let most = n.min(MAX_K as u64);
+        check(self.k >= 1 && self.k as u64 <= most, "k", self.k, format!("1 to {most}"))?;
+        let positive = [("threads", &self.threads), ("search-list", &self.search_lists), ("nprobe", &self.nprobes)];
+        for (name, values) in positive {
+            for &value in values {
+                check(value >= 1, name, value, "1 or more".to_string())?;
+            }
+        }
+        for index in &self.indexes {
+            if let IndexSpec::Build(params) = index {
+                params.validate(dim)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How often and how long each setting is measured.
+    pub fn repeats(&self) -> Repeats {
+        if self.quick { Repeats::QUICK } else { Repeats::FULL }
+    }
+
+    /// The modes: `latency-1`, then `throughput-T` for each thread count, ascending.
+    pub fn modes(&self) -> Vec<Mode> {
+        let threads = ascending(self.threads.clone());
+        let throughput = threads.into_iter().map(|threads| Mode::Throughput { threads });
+        std::iter::once(Mode::Latency1).chain(throughput).collect()
+    }
+
+    /// The search parameters for an index of `n` rows, ascending in effort. Those that ask for more than the index has,
+    /// or for less than k candidates, are measured as what the search makes of them, once.
+    pub fn efforts(&self, kind: IndexKind, nlist: Option<usize>, n: u64) -> Vec<Effort> {
+        let n = usize::try_from(n).unwrap_or(usize::MAX);
+        match kind {
+            IndexKind::Vamana => {
+                let lists =
+                    if self.search_lists.is_empty() { self.default_search_lists() } else { self.search_lists.clone() };
+                let clamped = lists.into_iter().map(|list| list.max(self.k).min(n));
+                let navigate = self.navigate;
+                ascending(clamped.collect())
+                    .into_iter()
+                    .map(|search_list| Effort::Graph { search_list, navigate })
+                    .collect()
+            }
+            IndexKind::IvfPq => {
+                let nlist = nlist.unwrap_or(n).clamp(1, n.max(1));
+                let probes = if self.nprobes.is_empty() { self.default_nprobes(nlist) } else { self.nprobes.clone() };
+                let clamped = probes.into_iter().map(|nprobe| nprobe.min(nlist));
+                let rerank = self.rerank.unwrap_or_else(|| Effort::default_rerank(self.k)).max(self.k);
+                ascending(clamped.collect()).into_iter().map(|nprobe| Effort::Lists { nprobe, rerank }).collect()
+            }
+        }
+    }
+
+    /// Every effort in every mode.
+    pub fn settings(&self, build_key: &str, kind: IndexKind, nlist: Option<usize>, n: u64) -> Vec<Setting> {
+        let modes = self.modes();
+        let efforts = self.efforts(kind, nlist, n);
+        let pairs = efforts.into_iter().flat_map(|effort| modes.iter().map(move |&mode| (effort, mode)));
+        pairs
+            .map(|(effort, mode)| Setting {
+                key: self.setting_key(build_key, effort, mode),
+                build_key: build_key.to_string(),
+                effort,
+                mode,
+            })
+            .collect()
+    }
+
+    fn setting_key(&self, build_key: &str, effort: Effort, mode: Mode) -> String {
+        let Repeats { min_runs, min_seconds, warmup_seconds, window_seconds } = self.repeats();
+        let determines = format!(
+            "build={build_key};{};mode={};k={};residency={};runs={min_runs};\
+             seconds={min_seconds};warmup={warmup_seconds};window={window_seconds}",
+            named(&effort.by_name()),
+            mode.name(),
+            self.k,
+            self.residency.name(),
+        );
+        format!("{:016x}", xxh3_64(determines.as_bytes()))
+    }
+
+    fn default_search_lists(&self) -> Vec<usize> {
+        let least = self.k.max(LEAST_LIST) as f64;
+        let factors = if self.quick { &QUICK_LIST_FACTORS[..] } else { &LIST_FACTORS[..] };
+        factors.iter().map(|factor| (least * factor).round() as usize).collect()
+    }
+
+    fn default_nprobes(&self, nlist: usize) -> Vec<usize> {
+        let last = (nlist / 8).max(LEAST_LAST_NPROBE).min(nlist);
+        let step = if self.quick { 2 } else { 1 };
+        (0..usize::BITS).step_by(step).map(|power| 1usize << power).take_while(|&nprobe| nprobe <= last).collect()
+    }
+}
+
+/// The key of an index that is built: its data, metric and parameters, and what computes it.
+pub(crate) fn build_key(fingerprint: &str, metric: Metric, params: &IndexParams, device: &str) -> String {
+    let (kind, values) = (params.kind(), named(&params.by_name()));
+    format!(
+        "{:032x}",
+        xxh3_128(format!("data={fingerprint};metric={metric};index={kind};{values};device={device}").as_bytes())
+    )
+}
+
+/// Parameters in one spelling, whatever the order in which they were made.
+fn named(values: &BTreeMap<String, Value>) -> String {
+    values.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// The key of an index that is opened: its data, and its first page, which holds the checksum of every section.
+pub(crate) fn opened_key(fingerprint: &str, first_page: &[u8]) -> String {
+    let mut determines = fingerprint.as_bytes().to_vec();
+    determines.extend_from_slice(first_page);
+    format!("{:032x}", xxh3_128(&determines))
+}
+
+fn ascending(mut values: Vec<usize>) -> Vec<usize> {
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

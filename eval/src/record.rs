@@ -1,0 +1,248 @@
+//! The records of an experiment: what was built, what was run, and the raw figures that came out.
+//!
+//! A run folder holds
+//!
+//! | file | what |
+//! |---|---|
+//! | `run.json` | one [`RunHeader`]: provenance, data set, options |
+//! | `builds.jsonl` | a [`BuildRecord`] a line, appended when an index is ready |
+//! | `settings.jsonl` | a [`SettingRecord`] a line, appended when a setting is fully measured |
+//! | `indexes/` | the built index files |
+//!
+//! Only raw measurements and the judge's per-query verdicts are stored; every derived figure is a pure
+//! function over them, in [`crate::metrics`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of this schema; a reader refuses others and names both.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Runs of a setting whose latencies are kept, at most: a small query set makes hundreds of runs in the time
+/// that the methodology asks for, and every one of them would cost a number a query.
+pub const LATENCY_RUNS: usize = 20;
+
+/// What identifies and reproduces a run. One a folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunHeader {
+    /// [`SCHEMA_VERSION`].
+    pub schema: u32,
+    /// UTC, `2026-11-20T17:40:00Z`.
+    pub created: String,
+    /// The command line that reproduces it.
+    pub command: String,
+    /// The machine.
+    pub machine: Machine,
+    /// The data.
+    pub dataset: DatasetRecord,
+    /// Neighbours asked for.
+    pub k: usize,
+    /// True when measured with `--quick`: fewer repeats than the methodology asks.
+    pub quick: bool,
+}
+
+/// The machine and the binary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// CPU model name.
+    pub cpu: String,
+    /// Logical CPUs usable by the process.
+    pub cpus: usize,
+    /// Instruction set that Kiln's kernels chose.
+    pub isa: String,
+    /// SIMD features that the CPU reports.
+    pub features: Vec<String>,
+    /// Frequency governor, if the system tells.
+    pub governor: Option<String>,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// cgroup memory limit in bytes, if any.
+    pub memory_limit_bytes: Option<u64>,
+    /// cgroup CPU limit in CPUs, if any.
+    pub cpu_limit: Option<f64>,
+    /// Kernel release.
+    pub kernel: String,
+    /// Filesystem type that holds the run folder.
+    pub filesystem: Option<String>,
+    /// Block device model or name that holds the run folder.
+    pub drive: Option<String>,
+    /// GPU in words, if any.
+    pub gpu: Option<String>,
+    /// Compiler version.
+    pub rustc: String,
+    /// Target, profile and flags.
+    pub build_flags: String,
+    /// Kiln's version.
+    pub kiln_version: String,
+    /// Commit of the source, if known.
+    pub commit: Option<String>,
+    /// Whether the source differed from that commit.
+    pub dirty: Option<bool>,
+}
+
+/// The data set of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatasetRecord {
+    /// Its name.
+    pub name: String,
+    /// Where it was read from.
+    pub path: String,
+    /// Content fingerprint (see `kiln_datasets::Dataset::fingerprint`).
+    pub fingerprint: String,
+    /// SHA-256 of the whole file in hex.
+    pub sha256: Option<String>,
+    /// Base rows.
+    pub rows: u64,
+    /// Coordinates a row.
+    pub dim: usize,
+    /// Queries used.
+    pub queries: usize,
+    /// `f32`, `f16`, `u8` or `i8`.
+    pub dtype: String,
+    /// `l2`, `ip` or `cosine`.
+    pub metric: String,
+    /// Depth of the ground truth.
+    pub truth_depth: usize,
+    /// Local intrinsic dimension of each query's truth (maximum likelihood over the truth's distances), where computable.
+    pub query_lid: Vec<Option<f32>>,
+    /// What the check of the truth found.
+    pub warnings: Vec<String>,
+}
+
+/// One index that was built or opened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildRecord {
+    /// Unique within the run: hash of kind, parameters and data set fingerprint.
+    pub key: String,
+    /// `vamana` or `ivf-pq`.
+    pub index: String,
+    /// The index file.
+    pub path: String,
+    /// Build parameters by name.
+    pub params: BTreeMap<String, serde_json::Value>,
+    /// What computed it, in words.
+    pub device: String,
+    /// Threads used.
+    pub threads: usize,
+    /// Wall seconds of each stage in order (`read`, `train`, `graph`, `encode`, `write`, `fsync`, ...).
+    pub stage_seconds: Vec<(String, f64)>,
+    /// Wall seconds in all.
+    pub total_seconds: f64,
+    /// CPU seconds in all (user + system).
+    pub cpu_seconds: f64,
+    /// Highest resident set of the process during the build, bytes.
+    pub peak_rss_bytes: u64,
+    /// Size of the index file.
+    pub index_bytes: u64,
+    /// Resident bytes that serving needs beyond the process itself, as first opened in this run (from memory or SSD).
+    pub serving_bytes: u64,
+}
+
+/// How a setting was driven. Modes never share a chart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "mode")]
+pub enum Mode {
+    /// One query at a time on one pinned core.
+    Latency1,
+    /// `threads` threads in a closed loop over the query set.
+    Throughput {
+        /// Number of threads.
+        threads: usize,
+    },
+}
+
+impl Mode {
+    /// `latency-1`, `throughput-2`, ...
+    pub fn name(self) -> String {
+        match self {
+            Mode::Latency1 => "latency-1".to_string(),
+            Mode::Throughput { threads } => format!("throughput-{threads}"),
+        }
+    }
+
+    /// Threads that search.
+    pub fn threads(self) -> usize {
+        match self {
+            Mode::Latency1 => 1,
+            Mode::Throughput { threads } => threads,
+        }
+    }
+}
+
+/// One search setting of one index in one mode, fully measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SettingRecord {
+    /// Unique within the run: hash of build key, parameters, mode, k and repeat plan.
+    pub key: String,
+    /// The [`BuildRecord::key`] searched.
+    pub build_key: String,
+    /// Search parameters by name (`search_list`, `nprobe`, `rerank`, ...).
+    pub params: BTreeMap<String, serde_json::Value>,
+    /// How it was driven.
+    pub mode: Mode,
+    /// Where the index was: `memory` or `ssd`.
+    pub residency: String,
+    /// Neighbours asked for.
+    pub k: usize,
+    /// The warm-up before the first kept run.
+    pub warmup: Warmup,
+    /// Every kept run.
+    pub runs: Vec<RunSample>,
+    /// What the judge and the index counted, once (answers do not change between runs).
+    pub answers: Answers,
+    /// Set when the setting could not be measured; `runs` and `answers` are then empty.
+    pub failure: Option<String>,
+}
+
+/// The warm-up of a setting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Warmup {
+    /// Its length in seconds.
+    pub seconds: f64,
+    /// True when three windows agreed within 2%; false when the time limit ended it.
+    pub settled: bool,
+}
+
+/// One pass over the query set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSample {
+    /// Wall seconds of the pass.
+    pub seconds: f64,
+    /// Latency of each query in microseconds, in query order, to 10 ns. Where a setting has more than
+    /// [`LATENCY_RUNS`] runs, only that many, evenly spread from the first to the last, keep theirs; the
+    /// others keep their wall time and an empty list.
+    pub latency_us: Vec<f32>,
+}
+
+/// Per-query counts, in query order. Each list holds one entry a query.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Answers {
+    /// True neighbours by the strict tie-aware rule (methodology section 1); empty when truth is unknown.
+    pub strict_hits: Vec<u16>,
+    /// Ids that are among the truth's first k ids.
+    pub id_hits: Vec<u16>,
+    /// Hits by the ann-benchmarks rule (distance within 1e-3 of the k-th).
+    pub ann_hits: Vec<u16>,
+    /// Denominator of recall: min(k, matches).
+    pub possible: Vec<u16>,
+    /// Distance computations.
+    pub distances: Vec<u32>,
+    /// Nodes expanded (Vamana) or lists scanned (IVF).
+    pub hops: Vec<u32>,
+    /// 4 KiB pages read from the drive.
+    pub pages: Vec<u32>,
+    /// Bytes read from the drive.
+    pub bytes: Vec<u64>,
+}
+
+/// Everything a run folder holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunData {
+    /// What identifies the run.
+    pub header: RunHeader,
+    /// Every index that was built or opened.
+    pub builds: Vec<BuildRecord>,
+    /// Every setting that was measured or failed.
+    pub settings: Vec<SettingRecord>,
+}

@@ -1,0 +1,92 @@
+//! One search setting on one open index, outside a run folder: what `kiln search` measures.
+//!
+//! In: an open index, queries, parameters and perhaps truth. Out: the answers, and the same records as a
+//! benchmark keeps, so that the same figures are derived from them.
+
+use kiln_builder::{SearchParams, Searcher};
+use kiln_datasets::RowSource;
+use kiln_kernels::RowsView;
+use ndarray::ArrayView2;
+
+use crate::answers::{QueryAnswers, answer_all, judged};
+use crate::error::EvalError;
+use crate::interleave::{Task, measure_interleaved};
+use crate::judge::{Judgement, judge};
+use crate::measure::{Driver, Repeats};
+use crate::record::{BuildRecord, Mode, SettingRecord};
+
+/// What to search and measure.
+#[derive(Clone)]
+pub struct SingleSearch<'a> {
+    /// The open index.
+    pub searcher: &'a Searcher,
+    /// Queries `(queries, dim)`.
+    pub queries: RowsView<'a>,
+    /// k and effort.
+    pub params: SearchParams,
+    /// Threads: 1 is `latency-1`, more are a throughput mode.
+    pub threads: usize,
+    /// Truth `(queries, depth)` and the rows that answers are judged on, where truth is known.
+    pub truth: Option<(ArrayView2<'a, i64>, &'a dyn RowSource)>,
+}
+
+/// What came out.
+#[derive(Debug, Clone)]
+pub struct SingleMeasurement {
+    /// The answers.
+    pub answers: QueryAnswers,
+    /// The measured setting, as a run folder would hold it.
+    pub setting: SettingRecord,
+    /// The index, as a run folder would hold it; what its build cost is not known here.
+    pub build: BuildRecord,
+}
+
+/// Answers all queries once, judges them where truth is known, then measures a few passes over them.
+///
+/// # Errors
+/// A search that fails, or answers that cannot be judged by this truth.
+pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, EvalError> {
+    let SingleSearch { searcher, queries, params, threads, truth } = request;
+    let answers = answer_all(searcher, queries, params)?;
+    let judgement = match truth {
+        Some((truth, base)) => judge(*base, queries, *truth, searcher.metric(), params.k, answers.ids.view())?,
+        None => Judgement::default(),
+    };
+    let rows: Vec<RowsView<'_>> = (0..queries.len()).map(|q| queries.slice(q..q + 1)).collect();
+    let task = Task { threads: *threads, search: |query: usize| searcher.search(&rows[query], params) };
+    let mut setting = SettingRecord {
+        key: "search".to_string(),
+        build_key: "search".to_string(),
+        params: params.effort.by_name(),
+        mode: if *threads == 1 { Mode::Latency1 } else { Mode::Throughput { threads: *threads } },
+        residency: searcher.residency().name().to_string(),
+        k: params.k,
+        warmup: Default::default(),
+        runs: Vec::new(),
+        answers: judged(&answers.stats, judgement),
+        failure: None,
+    };
+    measure_interleaved(&Driver::new(rows.len()), &Repeats::QUICK, &[task], 1, |_, measured| {
+        match measured {
+            Ok(measured) => (setting.warmup, setting.runs) = (measured.warmup, measured.runs),
+            Err(failed) => setting.failure = Some(failed.to_string()),
+        }
+        Ok::<_, EvalError>(())
+    })?;
+    let index_bytes = std::fs::metadata(searcher.path()).map_or(0, |metadata| metadata.len());
+    let build = BuildRecord {
+        key: "search".to_string(),
+        index: searcher.kind().name().to_string(),
+        path: searcher.path().display().to_string(),
+        params: searcher.meta().params.by_name(),
+        device: "unknown".to_string(),
+        threads: 0,
+        stage_seconds: Vec::new(),
+        total_seconds: 0.0,
+        cpu_seconds: 0.0,
+        peak_rss_bytes: 0,
+        index_bytes,
+        serving_bytes: searcher.serving_bytes(),
+    };
+    Ok(SingleMeasurement { answers, setting, build })
+}

@@ -1,0 +1,186 @@
+//! The run folder: what survives a crash, what is refused, and in which words.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::record::{Answers, DatasetRecord, Machine, Mode, RunSample, Warmup};
+
+fn header() -> RunHeader {
+    RunHeader {
+        schema: SCHEMA_VERSION,
+        created: "2026-11-20T17:40:00Z".into(),
+        command: "kiln bench".into(),
+        machine: Machine {
+            cpu: "test".into(),
+            cpus: 2,
+            isa: "scalar".into(),
+            features: vec![],
+            governor: None,
+            memory_bytes: 1,
+            memory_limit_bytes: None,
+            cpu_limit: None,
+            kernel: "6".into(),
+            filesystem: None,
+            drive: None,
+            gpu: None,
+            rustc: "rustc".into(),
+            build_flags: "none".into(),
+            kiln_version: "0".into(),
+            commit: None,
+            dirty: None,
+        },
+        dataset: DatasetRecord {
+            name: "set".into(),
+            path: "set.hdf5".into(),
+            fingerprint: "f".into(),
+            sha256: None,
+            rows: 10,
+            dim: 2,
+            queries: 1,
+            dtype: "f32".into(),
+            metric: "l2".into(),
+            truth_depth: 10,
+            query_lid: vec![None, Some(3.5)],
+            warnings: vec![],
+        },
+        k: 5,
+        quick: true,
+    }
+}
+
+fn setting(key: &str, failure: Option<&str>) -> SettingRecord {
+    SettingRecord {
+        key: key.into(),
+        build_key: "b".into(),
+        params: Default::default(),
+        mode: Mode::Throughput { threads: 2 },
+        residency: "memory".into(),
+        k: 5,
+        warmup: Warmup { seconds: 0.1, settled: true },
+        runs: vec![RunSample { seconds: 0.5, latency_us: vec![12.34] }],
+        answers: Answers::default(),
+        failure: failure.map(str::to_string),
+    }
+}
+
+fn keys(settings: &[SettingRecord]) -> Vec<&str> {
+    settings.iter().map(|setting| setting.key.as_str()).collect()
+}
+
+/// A folder with the settings `a` and `b`.
+fn written() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let mut folder = RunFolder::open(dir.path()).expect("new folder");
+    assert!(folder.header().is_none());
+    folder.begin(header()).expect("written");
+    for key in ["a", "b"] {
+        folder.add_setting(setting(key, None)).expect("written");
+    }
+    dir
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let dir = written();
+    let data = load(dir.path()).expect("a run");
+    assert_eq!((&data.header, keys(&data.settings)), (&header(), vec!["a", "b"]));
+    assert_eq!(data.settings[0], setting("a", None));
+    let folder = RunFolder::open(dir.path()).expect("a run");
+    assert!(folder.is_measured("a") && !folder.is_measured("c"));
+    assert_eq!(folder.into_data().expect("a run"), data);
+}
+
+#[test]
+fn a_torn_last_line_is_cut_off_and_written_again() {
+    let dir = written();
+    let path = dir.path().join(SETTINGS);
+    let whole = fs::read(&path).expect("read");
+    let first_line = whole.iter().position(|&b| b == b'\n').expect("two lines") + 1;
+    // Everything from nothing of the second line to all of it but its end.
+    for length in [first_line, first_line + 1, whole.len() / 2 + 10, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).expect("written");
+        assert_eq!(keys(&load(dir.path()).expect("a run").settings), ["a"]);
+        assert_eq!(fs::read(&path).expect("read").len(), length, "reading changes nothing");
+        let mut folder = RunFolder::open(dir.path()).expect("a run");
+        assert!(!folder.is_measured("b"));
+        folder.add_setting(setting("b", None)).expect("written");
+        assert_eq!(fs::read(&path).expect("read"), whole);
+    }
+    // A block that a power loss left as zeros.
+    fs::write(&path, [&whole[..first_line], &[0u8; 40][..]].concat()).expect("written");
+    assert_eq!(keys(&RunFolder::open(dir.path()).expect("a run").into_data().expect("a run").settings), ["a"]);
+}
+
+#[test]
+fn a_damaged_line_in_the_middle_is_an_error_that_names_it() {
+    let dir = written();
+    let path = dir.path().join(SETTINGS);
+    let mut bytes = fs::read(&path).expect("read");
+    bytes[3] = b'#';
+    fs::write(&path, bytes).expect("written");
+    for error in [load(dir.path()).expect_err("damaged"), RunFolder::open(dir.path()).expect_err("damaged")] {
+        assert!(error.to_string().contains("settings.jsonl, line 1"), "{error}");
+    }
+}
+
+#[test]
+fn a_failed_setting_is_tried_again_and_replaced() {
+    let dir = written();
+    let mut folder = RunFolder::open(dir.path()).expect("a run");
+    folder.add_setting(setting("c", Some("query 1: no page"))).expect("written");
+    folder.add_setting(setting("d", None)).expect("written");
+    assert!(!folder.is_measured("c"));
+    folder.add_setting(setting("c", None)).expect("written");
+    assert!(folder.is_measured("c"));
+    let data = folder.into_data().expect("a run");
+    assert_eq!(keys(&data.settings), ["a", "b", "c", "d"]);
+    assert_eq!(data.settings[2].failure, None);
+}
+
+#[test]
+fn other_schemas_and_missing_headers_are_refused() {
+    let dir = written();
+    let path = dir.path().join(HEADER);
+    let text = fs::read_to_string(&path).expect("read").replace("\"schema\": 1", "\"schema\": 7");
+    fs::write(&path, text).expect("written");
+    let message = load(dir.path()).expect_err("schema 7").to_string();
+    assert!(message.contains("version 7") && message.contains("version 1"), "{message}");
+    fs::remove_file(&path).expect("removed");
+    assert!(matches!(load(dir.path()), Err(StoreError::NoRun { .. })));
+    assert!(matches!(RunFolder::open(dir.path()), Err(StoreError::NoHeader { .. })));
+}
+
+#[test]
+fn one_process_at_a_time() {
+    let dir = written();
+    let first = RunFolder::open(dir.path()).expect("a run");
+    assert!(matches!(RunFolder::open(dir.path()), Err(StoreError::Busy { .. })));
+    assert!(load(dir.path()).is_ok(), "readers are welcome");
+    drop(first);
+    assert!(RunFolder::open(dir.path()).is_ok());
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_says_what_to_do() {
+    let file = tempfile::NamedTempFile::new().expect("temporary file");
+    let message = RunFolder::open(&file.path().join("run")).expect_err("below a file").to_string();
+    assert!(message.contains("choose another --out"), "{message}");
+
+    let dir = written();
+    fs::set_permissions(dir.path().join(SETTINGS), fs::Permissions::from_mode(0o444)).expect("changed");
+    // Root may write what is read-only.
+    if OpenOptions::new().append(true).open(dir.path().join(SETTINGS)).is_err() {
+        let message = RunFolder::open(dir.path()).expect_err("read-only").to_string();
+        assert!(message.contains("settings.jsonl") && message.contains("choose another --out"), "{message}");
+    }
+    assert!(load(dir.path()).is_ok());
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_keeps_what_was_measured() {
+    let Ok(file) = OpenOptions::new().append(true).open("/dev/full") else { return };
+    let mut lines = Lines::<SettingRecord> { path: "/dev/full".into(), file, record: PhantomData };
+    let message = lines.append(&setting("a", None)).expect_err("full").to_string();
+    assert!(message.contains("/dev/full: cannot append a record") && message.contains("is kept"), "{message}");
+}

@@ -1,0 +1,94 @@
+//! What the measurements ask of the operating system: which CPUs there are, to stay on one of them, and to
+//! own a folder. All `unsafe` of this crate is here.
+//!
+//! Elsewhere than on Linux no CPU is reported, and so nothing is pinned.
+
+use std::fs::File;
+use std::io;
+
+/// The CPUs that this process may run on, ascending.
+#[cfg(target_os = "linux")]
+pub(crate) fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: an all-zero cpu_set_t is a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes at most the size given into the set; pid 0 is the calling thread.
+    let status = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) };
+    if status != 0 {
+        return Vec::new();
+    }
+    let capacity = 8 * size_of::<libc::cpu_set_t>();
+    // SAFETY: every number below the capacity indexes a bit inside the set.
+    (0..capacity).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect()
+}
+
+/// Keeps the calling thread on one CPU for the rest of its life.
+///
+/// # Errors
+/// When the system refuses, as some sandboxes do.
+#[cfg(target_os = "linux")]
+pub(crate) fn pin_thread(cpu: usize) -> io::Result<()> {
+    // SAFETY: an all-zero cpu_set_t is a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    if cpu >= 8 * size_of::<libc::cpu_set_t>() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: the CPU was checked to lie inside the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the kernel only reads the set, whose size is given; pid 0 is the calling thread.
+    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn allowed_cpus() -> Vec<usize> {
+    Vec::new()
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn pin_thread(_cpu: usize) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// Takes the file for this process until it is closed; false when another process holds it.
+///
+/// # Errors
+/// When the filesystem has no locks.
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: flock takes no pointers, and the descriptor is open for as long as `file` is borrowed.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pinned_thread_stays_on_its_cpu_and_others_stay_free() {
+        let before = allowed_cpus();
+        let &last = before.last().expect("at least one CPU");
+        let inside = std::thread::spawn(move || pin_thread(last).map(|()| allowed_cpus())).join().expect("no panic");
+        assert_eq!(inside.expect("pinning is allowed"), [last]);
+        assert_eq!(allowed_cpus(), before);
+        assert!(pin_thread(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_lock_is_exclusive_until_closed() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("lock");
+        let first = File::create(&path).expect("created");
+        let second = File::open(&path).expect("opened");
+        assert!(try_lock(&first).expect("locks"));
+        assert!(!try_lock(&second).expect("locks"));
+        drop(first);
+        assert!(try_lock(&second).expect("locks"));
+    }
+}

@@ -1,0 +1,154 @@
+//! The `Backend` trait: what the algorithms need of a device, and nothing that only a device offers.
+//!
+//! Rows go in once through [`Backend::upload`] and stay where the backend keeps them, behind its own
+//! handle type; what comes back to the host is small: neighbours, edges, centroid sums, codes.
+//!
+//! Under [`Metric::Cosine`] rows are stored as given, beside their norms; the methods that average or
+//! quantise (`kmeans_step`, `pq_encode`) see each row divided by its norm (a zero row stays zero).
+
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayView2};
+
+use crate::metric::Metric;
+use crate::pq::ProductQuantizer;
+use crate::rows::Rows;
+use crate::topk::{Neighbors, Scored};
+
+/// Why a backend could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// Two operands do not fit together.
+    #[error("{operation}: {expected}, got {got}")]
+    Shape {
+        /// The backend method.
+        operation: &'static str,
+        /// What the method requires.
+        expected: String,
+        /// What it was given.
+        got: String,
+    },
+    /// More rows than a 32-bit row number can name.
+    #[error("{rows} rows are more than one upload holds (4,294,967,294): split the data into partitions")]
+    TooManyRows {
+        /// The number of rows given.
+        rows: usize,
+    },
+}
+
+/// Variable-length lists over one flat array: list `i` is `items[offsets[i]..offsets[i + 1]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lists<T> {
+    /// `lists + 1` ascending positions into `items`.
+    pub offsets: Vec<usize>,
+    /// All lists, one after another.
+    pub items: Vec<T>,
+}
+
+impl<T> Default for Lists<T> {
+    fn default() -> Self {
+        Self { offsets: vec![0], items: Vec::new() }
+    }
+}
+
+impl<T: Copy> Lists<T> {
+    /// The number of lists.
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// True when there are no lists.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// List `i`.
+    pub fn get(&self, i: usize) -> &[T] {
+        &self.items[self.offsets[i]..self.offsets[i + 1]]
+    }
+
+    /// Appends a list.
+    pub fn push(&mut self, list: &[T]) {
+        self.items.extend_from_slice(list);
+        self.offsets.push(self.items.len());
+    }
+
+    /// All lists in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[T]> {
+        self.offsets.windows(2).map(|w| &self.items[w[0]..w[1]])
+    }
+}
+
+impl<T: Copy> FromIterator<Vec<T>> for Lists<T> {
+    fn from_iter<I: IntoIterator<Item = Vec<T>>>(lists: I) -> Self {
+        let mut all = Self::default();
+        for list in lists {
+            all.push(&list);
+        }
+        all
+    }
+}
+
+/// Parameters of robust prune (DiskANN, NeurIPS 2019, algorithm 2).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PruneParams {
+    /// Edges kept at most, R.
+    pub max_degree: usize,
+    /// Occlusion factor, at least 1: larger keeps longer edges. Applied to ordering distances (squared for L2).
+    pub alpha: f32,
+}
+
+/// One Lloyd step over all points.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KMeansStep {
+    /// Nearest centroid of each point, ties to the lower number; `(n)`.
+    pub assignments: Vec<u32>,
+    /// Ordering distance of each point to that centroid (squared L2), `(n)`.
+    pub distances: Vec<f32>,
+    /// Sum of the points of each centroid, `(nlist, dim)`.
+    pub sums: Array2<f64>,
+    /// Points of each centroid, `(nlist)`.
+    pub counts: Vec<u64>,
+}
+
+/// A device that computes. Results are deterministic: they do not depend on the number of threads.
+pub trait Backend: Send + Sync {
+    /// Rows resident on the device, with their norms and metric.
+    type Rows: Send + Sync;
+
+    /// What computes, in words: `cpu (avx512, 2 threads)`.
+    fn describe(&self) -> String;
+
+    /// Makes rows `(n, dim)` resident. They must be finite. Host backends share the allocation.
+    fn upload(&self, rows: Arc<Rows>, metric: Metric) -> Result<Self::Rows, BackendError>;
+
+    /// The `k` nearest base rows of each query, exactly: `(queries, k)`, ascending by (distance, id),
+    /// padded when the base has fewer than `k` rows. The metric is the base's.
+    fn nearest(&self, queries: &Self::Rows, base: &Self::Rows, k: usize) -> Result<Neighbors, BackendError>;
+
+    /// Ordering distance of query `i` to each base row of `lists.get(i)`, flat in the lists' order.
+    fn gather_distances(&self, queries: &Self::Rows, base: &Self::Rows, lists: &Lists<u32>) -> Result<Vec<f32>, BackendError>;
+
+    /// Robust prune of each point's candidates (any order, duplicates and the point itself allowed),
+    /// whose distances must come from this backend's graph geometry ([`crate::distance::GraphGeometry`]).
+    /// Out: at most `max_degree` kept ids a point, nearest first.
+    fn robust_prune(
+        &self,
+        base: &Self::Rows,
+        points: &[u32],
+        candidates: &Lists<Scored>,
+        params: PruneParams,
+    ) -> Result<Lists<u32>, BackendError>;
+
+    /// Assigns every point to its nearest centroid `(nlist, dim)` by L2 and sums the points of each.
+    fn kmeans_step(&self, points: &Self::Rows, centroids: ArrayView2<'_, f32>) -> Result<KMeansStep, BackendError>;
+
+    /// Product-quantises each row, or where `centroids` is given each row minus `centroids[assignments[i]]`.
+    /// Out: packed codes `(n, pq.code_bytes())`.
+    fn pq_encode(
+        &self,
+        rows: &Self::Rows,
+        residual_to: Option<(ArrayView2<'_, f32>, &[u32])>,
+        pq: &ProductQuantizer,
+    ) -> Result<Array2<u8>, BackendError>;
+}

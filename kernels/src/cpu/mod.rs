@@ -1,0 +1,284 @@
+//! The CPU backend: the reference that other backends are held against, and the fallback.
+//!
+//! Dense products run through `gemm` on tiles widened to f32; they only select. Every distance that is
+//! returned comes from the exact row kernels of [`crate::distance`], so that results depend neither on
+//! tiling nor on threads, only on the instruction set.
+
+mod nearest;
+mod prune;
+mod quantise;
+mod tiles;
+
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayView2};
+use rayon::prelude::*;
+
+use crate::backend::{Backend, BackendError, KMeansStep, Lists, PruneParams};
+use crate::distance::{GraphAux, Isa, QueryGeometry, inverse_norm};
+use crate::element::Element;
+use crate::metric::Metric;
+use crate::pq::ProductQuantizer;
+use crate::rows::{Rows, RowsView};
+use crate::topk::{Neighbors, Scored};
+use crate::{dispatch_rows, distance::Kernels};
+
+pub use prune::robust_prune_one;
+
+/// The CPU, on the rayon pool of the caller.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuBackend {
+    isa: Isa,
+}
+
+/// Rows in host memory, with what their metric needs beside them.
+#[derive(Debug, Clone)]
+pub struct CpuRows {
+    rows: Arc<Rows>,
+    metric: Metric,
+    aux: GraphAux,
+}
+
+impl CpuRows {
+    /// The rows themselves.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    /// What graph building keeps beside the rows.
+    pub fn aux(&self) -> &GraphAux {
+        &self.aux
+    }
+
+    /// 1 / norm under cosine (0 for a zero row), 1 under the other metrics.
+    fn inverse_norm(&self, i: usize) -> f32 {
+        self.aux.inverse_norms().get(i).copied().unwrap_or(1.0)
+    }
+}
+
+impl Default for CpuBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl CpuBackend {
+    /// With the best instruction set of this machine.
+    pub fn new() -> Self {
+        Self { isa: Isa::best() }
+    }
+
+    /// With a chosen instruction set, for tests and comparisons.
+    pub fn with_isa(isa: Isa) -> Self {
+        Self { isa }
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+impl Backend for CpuBackend {
+    type Rows = CpuRows;
+
+    fn describe(&self) -> String {
+        format!("cpu ({}, {} threads)", self.isa.name(), rayon::current_num_threads())
+    }
+
+    fn upload(&self, rows: Arc<Rows>, metric: Metric) -> Result<CpuRows, BackendError> {
+        if rows.len() >= u32::MAX as usize {
+            return Err(BackendError::TooManyRows { rows: rows.len() });
+        }
+        let aux = dispatch_rows!(rows.view(), v => GraphAux::new(v, metric));
+        Ok(CpuRows { rows, metric, aux })
+    }
+
+    fn nearest(&self, queries: &CpuRows, base: &CpuRows, k: usize) -> Result<Neighbors, BackendError> {
+        same_dim("nearest", queries.rows.dim(), base.rows.dim())?;
+        let mut neighbors = Neighbors::padded(queries.rows.len(), k);
+        if k == 0 || base.rows.is_empty() {
+            return Ok(neighbors);
+        }
+        let found = with_pair(queries, base, self.isa, &mut NearestTask { queries, base, k });
+        for (query, sorted) in found.iter().enumerate() {
+            neighbors.set_row(query, sorted);
+        }
+        Ok(neighbors)
+    }
+
+    fn gather_distances(&self, queries: &CpuRows, base: &CpuRows, lists: &Lists<u32>) -> Result<Vec<f32>, BackendError> {
+        same_dim("gather distances", queries.rows.dim(), base.rows.dim())?;
+        if lists.len() != queries.rows.len() {
+            return Err(BackendError::Shape {
+                operation: "gather distances",
+                expected: format!("one list for each of {} queries", queries.rows.len()),
+                got: format!("{} lists", lists.len()),
+            });
+        }
+        check_ids("gather distances", lists.items.iter().copied(), base.rows.len())?;
+        Ok(with_pair(queries, base, self.isa, &mut GatherTask { queries, base, lists }))
+    }
+
+    fn robust_prune(
+        &self,
+        base: &CpuRows,
+        points: &[u32],
+        candidates: &Lists<Scored>,
+        params: PruneParams,
+    ) -> Result<Lists<u32>, BackendError> {
+        if candidates.len() != points.len() {
+            return Err(BackendError::Shape {
+                operation: "robust prune",
+                expected: format!("one candidate list for each of {} points", points.len()),
+                got: format!("{} lists", candidates.len()),
+            });
+        }
+        let ids = points.iter().copied().chain(candidates.items.iter().map(|c| c.id));
+        check_ids("robust prune", ids, base.rows.len())?;
+        Ok(dispatch_rows!(base.rows.view(), v => prune::robust_prune(&v, &base.aux, self.isa, points, candidates, params)))
+    }
+
+    fn kmeans_step(&self, points: &CpuRows, centroids: ArrayView2<'_, f32>) -> Result<KMeansStep, BackendError> {
+        same_dim("k-means step", points.rows.dim(), centroids.ncols())?;
+        if centroids.nrows() == 0 {
+            return Err(BackendError::Shape {
+                operation: "k-means step",
+                expected: "at least one centroid".into(),
+                got: "none".into(),
+            });
+        }
+        Ok(quantise::kmeans_step(points, centroids))
+    }
+
+    fn pq_encode(
+        &self,
+        rows: &CpuRows,
+        residual_to: Option<(ArrayView2<'_, f32>, &[u32])>,
+        pq: &ProductQuantizer,
+    ) -> Result<Array2<u8>, BackendError> {
+        same_dim("pq encode", rows.rows.dim(), pq.dim())?;
+        if let Some((centroids, assignments)) = residual_to {
+            same_dim("pq encode", rows.rows.dim(), centroids.ncols())?;
+            check_ids("pq encode", assignments.iter().copied(), centroids.nrows())?;
+            if assignments.len() != rows.rows.len() {
+                return Err(BackendError::Shape {
+                    operation: "pq encode",
+                    expected: format!("one assignment for each of {} rows", rows.rows.len()),
+                    got: format!("{}", assignments.len()),
+                });
+            }
+        }
+        Ok(quantise::pq_encode(rows, residual_to, pq, self.isa))
+    }
+}
+
+/// Row `i` of a contiguous matrix as a slice.
+pub(crate) fn row<'a, T>(rows: &ArrayView2<'a, T>, i: usize) -> &'a [T] {
+    rows.clone().index_axis_move(ndarray::Axis(0), i).to_slice().expect("rows are contiguous by construction")
+}
+
+fn same_dim(operation: &'static str, left: usize, right: usize) -> Result<(), BackendError> {
+    if left == right {
+        return Ok(());
+    }
+    Err(BackendError::Shape { operation, expected: format!("rows of {right} coordinates"), got: format!("{left}") })
+}
+
+fn check_ids(operation: &'static str, mut ids: impl Iterator<Item = u32>, n: usize) -> Result<(), BackendError> {
+    match ids.find(|&id| id as usize >= n) {
+        None => Ok(()),
+        Some(id) => Err(BackendError::Shape { operation, expected: format!("row numbers below {n}"), got: format!("{id}") }),
+    }
+}
+
+/// Work over queries of type `A` and base rows of type `T`, once their types are known.
+trait PairTask {
+    type Output;
+    fn run<A: Element, T: Kernels>(
+        &mut self,
+        queries: ArrayView2<'_, A>,
+        base: ArrayView2<'_, T>,
+        geometry: QueryGeometry<A, T>,
+    ) -> Self::Output;
+}
+
+/// Runs `task` on queries of the base's own type, or widened to f32 where the types differ.
+fn with_pair<P: PairTask>(queries: &CpuRows, base: &CpuRows, isa: Isa, task: &mut P) -> P::Output {
+    fn typed<T: Kernels, P: PairTask>(queries: &CpuRows, base: ArrayView2<'_, T>, metric: Metric, isa: Isa, task: &mut P) -> P::Output {
+        match T::view(&queries.rows.view()) {
+            Some(same) => task.run(same, base, QueryGeometry::same(metric, isa)),
+            None => {
+                let widened = queries.rows.view().to_f32();
+                task.run(widened.view(), base, QueryGeometry::widened(metric, isa))
+            }
+        }
+    }
+    match base.rows.view() {
+        RowsView::F32(v) => typed(queries, v, base.metric, isa, task),
+        RowsView::F16(v) => typed(queries, v, base.metric, isa, task),
+        RowsView::U8(v) => typed(queries, v, base.metric, isa, task),
+        RowsView::I8(v) => typed(queries, v, base.metric, isa, task),
+    }
+}
+
+struct NearestTask<'a> {
+    queries: &'a CpuRows,
+    base: &'a CpuRows,
+    k: usize,
+}
+
+impl PairTask for NearestTask<'_> {
+    type Output = Vec<Vec<Scored>>;
+
+    fn run<A: Element, T: Kernels>(
+        &mut self,
+        queries: ArrayView2<'_, A>,
+        base: ArrayView2<'_, T>,
+        geometry: QueryGeometry<A, T>,
+    ) -> Self::Output {
+        let query_norms = norms_for(self.queries, &queries, geometry.metric);
+        nearest::nearest(&queries, &query_norms, &base, self.base.aux.inverse_norms(), geometry, self.k)
+    }
+}
+
+struct GatherTask<'a> {
+    queries: &'a CpuRows,
+    base: &'a CpuRows,
+    lists: &'a Lists<u32>,
+}
+
+impl PairTask for GatherTask<'_> {
+    type Output = Vec<f32>;
+
+    fn run<A: Element, T: Kernels>(
+        &mut self,
+        queries: ArrayView2<'_, A>,
+        base: ArrayView2<'_, T>,
+        geometry: QueryGeometry<A, T>,
+    ) -> Self::Output {
+        let query_norms = norms_for(self.queries, &queries, geometry.metric);
+        let distances: Vec<Vec<f32>> = (0..queries.nrows())
+            .into_par_iter()
+            .map(|q| {
+                let norm = query_norms.get(q).copied().unwrap_or(1.0);
+                let distance = |&id: &u32| {
+                    let id = id as usize;
+                    geometry.distance(row(&queries, q), norm, row(&base, id), self.base.inverse_norm(id))
+                };
+                self.lists.get(q).iter().map(distance).collect()
+            })
+            .collect();
+        distances.concat()
+    }
+}
+
+/// The queries' inverse norms under the base's metric: kept from their upload, or computed where they
+/// were uploaded under another metric.
+fn norms_for<A: Element>(uploaded: &CpuRows, queries: &ArrayView2<'_, A>, metric: Metric) -> Vec<f32> {
+    match metric {
+        Metric::Cosine if uploaded.metric == Metric::Cosine => uploaded.aux.inverse_norms().to_vec(),
+        Metric::Cosine => (0..queries.nrows()).map(|i| inverse_norm(row(queries, i))).collect(),
+        Metric::L2 | Metric::InnerProduct => Vec::new(),
+    }
+}

@@ -1,0 +1,123 @@
+//! Metrics made of row kernels and one number a row.
+//!
+//! [`QueryGeometry`] orders rows for a query. [`GraphGeometry`] is the symmetric, non-negative distance
+//! in which graphs are built and pruned: the same as the metric for L2 and cosine; for inner product the
+//! squared L2 after lifting every row to one more coordinate, sqrt(M^2 - |x|^2) with M the largest norm,
+//! which turns maximum inner product into nearest neighbour (Bachrach et al., RecSys 2014).
+
+use ndarray::ArrayView2;
+use rayon::prelude::*;
+
+use super::{Isa, Kernels, RowKernel};
+use crate::element::Element;
+use crate::metric::Metric;
+
+/// 1 / |row|, or 0 for a zero row, which puts it at cosine distance 1 from everything. Summed in f64.
+pub fn inverse_norm<T: Element>(row: &[T]) -> f32 {
+    let norm = squared_norm(row).sqrt();
+    if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
+}
+
+fn squared_norm<T: Element>(row: &[T]) -> f64 {
+    row.iter().map(|x| f64::from(x.to_f32()).powi(2)).sum()
+}
+
+/// Ordering distance from queries of type `A` to rows of type `T`.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryGeometry<A, T> {
+    /// The metric.
+    pub metric: Metric,
+    kernel: RowKernel<A, T>,
+}
+
+impl<T: Kernels> QueryGeometry<T, T> {
+    /// Queries of the rows' own type.
+    pub fn same(metric: Metric, isa: Isa) -> Self {
+        Self { metric, kernel: T::same(isa) }
+    }
+}
+
+impl<T: Kernels> QueryGeometry<f32, T> {
+    /// f32 queries against rows of any type.
+    pub fn widened(metric: Metric, isa: Isa) -> Self {
+        Self { metric, kernel: T::against_f32(isa) }
+    }
+}
+
+impl<A: Element, T: Element> QueryGeometry<A, T> {
+    /// Ordering distance between `query` and `row`; the inverse norms are read under cosine only.
+    #[inline(always)]
+    pub fn distance(&self, query: &[A], query_inverse_norm: f32, row: &[T], row_inverse_norm: f32) -> f32 {
+        match self.metric {
+            Metric::L2 => (self.kernel.l2_squared)(query, row),
+            Metric::InnerProduct => -(self.kernel.dot)(query, row),
+            Metric::Cosine => 1.0 - (self.kernel.dot)(query, row) * query_inverse_norm * row_inverse_norm,
+        }
+    }
+}
+
+/// What graph building keeps beside the rows, whatever their type: one number a row.
+#[derive(Debug, Clone)]
+pub struct GraphAux {
+    metric: Metric,
+    /// Per row: inverse norm (cosine), lifted coordinate (inner product), empty (L2).
+    per_row: Vec<f32>,
+    /// Largest squared norm (inner product).
+    max_squared_norm: f32,
+}
+
+impl GraphAux {
+    /// The numbers of `rows` `(n, dim)`, contiguous.
+    pub fn new<T: Element>(rows: ArrayView2<'_, T>, metric: Metric) -> Self {
+        let row = |i: usize| rows.row(i).to_slice().expect("rows are contiguous by construction");
+        let rows_in_parallel = || (0..rows.nrows()).into_par_iter();
+        match metric {
+            Metric::L2 => Self { metric, per_row: Vec::new(), max_squared_norm: 0.0 },
+            Metric::Cosine => {
+                let per_row = rows_in_parallel().map(|i| inverse_norm(row(i))).collect();
+                Self { metric, per_row, max_squared_norm: 0.0 }
+            }
+            Metric::InnerProduct => {
+                let squared: Vec<f64> = rows_in_parallel().map(|i| squared_norm(row(i))).collect();
+                let max = squared.iter().copied().fold(0.0, f64::max);
+                let per_row = squared.iter().map(|s| (max - s).max(0.0).sqrt() as f32).collect();
+                Self { metric, per_row, max_squared_norm: max as f32 }
+            }
+        }
+    }
+
+    /// 1 / norm of each row `(n)` under cosine, empty under the other metrics.
+    pub fn inverse_norms(&self) -> &[f32] {
+        if self.metric == Metric::Cosine { &self.per_row } else { &[] }
+    }
+}
+
+/// The symmetric distance in which graphs are built.
+#[derive(Debug, Clone, Copy)]
+pub struct GraphGeometry<'a, T> {
+    kernel: RowKernel<T, T>,
+    aux: &'a GraphAux,
+}
+
+impl<'a, T: Kernels> GraphGeometry<'a, T> {
+    /// The geometry of the rows that `aux` was made of.
+    pub fn new(aux: &'a GraphAux, isa: Isa) -> Self {
+        Self { kernel: T::same(isa), aux }
+    }
+
+    /// The number of row `i` that `distance` wants.
+    #[inline(always)]
+    pub fn aux(&self, i: usize) -> f32 {
+        self.aux.per_row.get(i).copied().unwrap_or(0.0)
+    }
+
+    /// Distance between two rows, given with their [`aux`](Self::aux); symmetric and non-negative.
+    #[inline(always)]
+    pub fn distance(&self, a: &[T], aux_a: f32, b: &[T], aux_b: f32) -> f32 {
+        match self.aux.metric {
+            Metric::L2 => (self.kernel.l2_squared)(a, b),
+            Metric::Cosine => (1.0 - (self.kernel.dot)(a, b) * aux_a * aux_b).max(0.0),
+            Metric::InnerProduct => (2.0 * (self.aux.max_squared_norm - (self.kernel.dot)(a, b) - aux_a * aux_b)).max(0.0),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! k-means over a [`Backend`]: plain Lloyd iterations, and balanced hierarchical clustering for inverted lists.
+//!
+//! In: rows resident on a backend. Out: centroids `(nlist, dim)` as f32.
+
+use std::sync::Arc;
+
+use ndarray::{Array2, Axis, s};
+use rand::seq::index;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::backend::{Backend, BackendError, KMeansStep};
+use crate::metric::Metric;
+use crate::progress::Progress;
+use crate::rows::Rows;
+
+/// Lloyd's algorithm from `initial` `(k, dim)`, until nothing moves or `iterations` are done. A centroid
+/// that loses all its points stays where it was.
+pub fn lloyd<B: Backend>(
+    backend: &B,
+    points: &B::Rows,
+    initial: Array2<f32>,
+    iterations: usize,
+) -> Result<Array2<f32>, BackendError> {
+    let mut centroids = initial;
+    for _ in 0..iterations {
+        let step = backend.kmeans_step(points, centroids.view())?;
+        if !move_to_means(&mut centroids, &step) {
+            break;
+        }
+    }
+    Ok(centroids)
+}
+
+/// Moves every non-empty centroid to the mean of its points; false when none moved.
+fn move_to_means(centroids: &mut Array2<f32>, step: &KMeansStep) -> bool {
+    let mut moved = false;
+    for (c, &count) in step.counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
+        let mean = step.sums.row(c).mapv(|sum| (sum / count as f64) as f32);
+        moved |= mean != centroids.row(c);
+        centroids.row_mut(c).assign(&mean);
+    }
+    moved
+}
+
+/// Parameters of [`balanced`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BalancedParams {
+    /// Centroids wanted; fewer come back when there are fewer points.
+    pub nlist: usize,
+    /// Lloyd iterations at each level, and balancing iterations over all centroids at the end.
+    pub iterations: usize,
+    /// Seed of every choice.
+    pub seed: u64,
+}
+
+/// A cluster with fewer than this share of the mean number of points is moved next to a large one.
+const SMALL_CLUSTER: f64 = 0.25;
+
+/// Balanced hierarchical k-means, after cuVS: about sqrt(nlist) coarse clusters, each split in proportion
+/// to its size, then Lloyd iterations over all centroids in which clusters that stay far below the mean
+/// size move next to points of large clusters. Rows are clustered by L2, under cosine after scaling to
+/// unit length.
+pub fn balanced<B: Backend>(
+    backend: &B,
+    sample: &Arc<Rows>,
+    metric: Metric,
+    params: BalancedParams,
+    progress: &dyn Progress,
+) -> Result<Array2<f32>, BackendError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
+    let n = sample.len();
+    let nlist = params.nlist.clamp(1, n.max(1));
+    let coarse = (nlist as f64).sqrt().round().max(1.0) as usize;
+    let points = backend.upload(Arc::clone(sample), metric)?;
+    progress.stage("train", (params.iterations + coarse + 1) as u64);
+
+    let initial = scaled_rows(sample, metric, &index::sample(&mut rng, n, coarse.min(n)).into_vec());
+    let coarse_centroids = lloyd(backend, &points, initial, params.iterations)?;
+    let step = backend.kmeans_step(&points, coarse_centroids.view())?;
+    progress.advance(1);
+
+    let mut members: Vec<Vec<usize>> = vec![Vec::new(); coarse_centroids.nrows()];
+    for (i, &c) in step.assignments.iter().enumerate() {
+        members[c as usize].push(i);
+    }
+    let mut centroids = Array2::<f32>::zeros((0, sample.dim()));
+    for (members, share) in members.iter().zip(proportional(&step.counts, nlist)) {
+        if share > 0 {
+            let subset = sample.view().select(members);
+            let chosen: Vec<usize> = index::sample(&mut rng, members.len(), share).into_iter().map(|i| members[i]).collect();
+            let initial = scaled_rows(sample, metric, &chosen);
+            let rows = backend.upload(Arc::new(subset), metric)?;
+            let fine = lloyd(backend, &rows, initial, params.iterations)?;
+            centroids.append(Axis(0), fine.view()).map_err(|e| BackendError::Shape {
+                operation: "balanced k-means",
+                expected: "centroids of one dimension".into(),
+                got: e.to_string(),
+            })?;
+        }
+        progress.advance(1);
+    }
+
+    for iteration in 0..params.iterations {
+        let step = backend.kmeans_step(&points, centroids.view())?;
+        move_to_means(&mut centroids, &step);
+        // The last iterations only settle, so that no centroid is left where it was dropped.
+        if iteration + 2 < params.iterations {
+            reseed_small(&mut centroids, &step, sample, metric, &mut rng);
+        }
+        progress.advance(1);
+    }
+    Ok(centroids)
+}
+
+/// Rows as f32, unit length under cosine.
+fn scaled_rows(rows: &Rows, metric: Metric, chosen: &[usize]) -> Array2<f32> {
+    let mut scaled = rows.view().select(chosen).view().to_f32();
+    if metric == Metric::Cosine {
+        for mut row in scaled.outer_iter_mut() {
+            let inverse = crate::distance::inverse_norm(&row.to_vec());
+            row.mapv_inplace(|x| x * inverse);
+        }
+    }
+    scaled
+}
+
+/// Splits `total` into shares in proportion to `counts`: at least 1 where there is a point, never more
+/// than the points there are.
+fn proportional(counts: &[u64], total: usize) -> Vec<usize> {
+    let n: u64 = counts.iter().sum();
+    let mut shares: Vec<usize> = counts
+        .iter()
+        .map(|&c| if c == 0 { 0 } else { ((total as u64 * c / n.max(1)) as usize).clamp(1, c as usize) })
+        .collect();
+    // Hand out what rounding left over, or take back what the minimum of one gave too much, by the
+    // number of points a centroid has.
+    while shares.iter().sum::<usize>() < total {
+        let load = |&i: &usize| (counts[i] as f64 / (shares[i] + 1) as f64, std::cmp::Reverse(i));
+        let room = (0..counts.len()).filter(|&i| (shares[i] as u64) < counts[i]);
+        match room.max_by(|a, b| load(a).partial_cmp(&load(b)).unwrap_or(std::cmp::Ordering::Equal)) {
+            Some(i) => shares[i] += 1,
+            None => break,
+        }
+    }
+    while shares.iter().sum::<usize>() > total {
+        match (0..counts.len()).filter(|&i| shares[i] > 1).max_by_key(|&i| (shares[i], std::cmp::Reverse(i))) {
+            Some(i) => shares[i] -= 1,
+            None => break,
+        }
+    }
+    shares
+}
+
+/// Moves each small cluster's centroid halfway to a random point of a random cluster larger than the mean.
+fn reseed_small(centroids: &mut Array2<f32>, step: &KMeansStep, sample: &Rows, metric: Metric, rng: &mut ChaCha8Rng) {
+    let n = step.assignments.len();
+    let mean = n as f64 / step.counts.len().max(1) as f64;
+    if step.counts.iter().all(|&c| c as f64 >= SMALL_CLUSTER * mean) {
+        return;
+    }
+    for c in 0..step.counts.len() {
+        if step.counts[c] as f64 >= SMALL_CLUSTER * mean {
+            continue;
+        }
+        // Drawing a point at random draws its cluster in proportion to size.
+        let drawn = (0..64).map(|_| rng.random_range(0..n)).find(|&i| step.counts[step.assignments[i] as usize] as f64 > mean);
+        if let Some(point) = drawn {
+            let row = scaled_rows(sample, metric, &[point]);
+            let large = centroids.row(step.assignments[point] as usize).to_owned();
+            centroids.slice_mut(s![c, ..]).assign(&((&large + &row.row(0)) * 0.5));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::CpuBackend;
+    use crate::element::Element;
+    use crate::progress::NoProgress;
+
+    /// Blobs on a line, the first with half of all points.
+    fn skewed(n: usize) -> Arc<Rows> {
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let blob = |i: usize| if i % 2 == 0 { 0.0 } else { (i % 16) as f32 * 10.0 };
+        Arc::new(f32::into_rows(Array2::from_shape_fn((n, 8), |(i, _)| blob(i) + rng.random::<f32>())))
+    }
+
+    #[test]
+    fn lists_are_balanced_on_skewed_data() {
+        let backend = CpuBackend::new();
+        let rows = skewed(8000);
+        let params = BalancedParams { nlist: 64, iterations: 10, seed: 1 };
+        let centroids = balanced(&backend, &rows, Metric::L2, params, &NoProgress).unwrap();
+        assert_eq!(centroids.dim(), (64, 8));
+        let resident = backend.upload(rows, Metric::L2).unwrap();
+        let counts = backend.kmeans_step(&resident, centroids.view()).unwrap().counts;
+        assert!(*counts.iter().max().unwrap() < 125 * 5, "{counts:?}");
+    }
+
+    #[test]
+    fn odd_sizes_come_out_whole() {
+        let backend = CpuBackend::new();
+        for (n, nlist) in [(1, 1), (1, 5), (3, 2), (50, 50), (50, 7)] {
+            let params = BalancedParams { nlist, iterations: 3, seed: 1 };
+            let centroids = balanced(&backend, &skewed(n), Metric::Cosine, params, &NoProgress).unwrap();
+            assert_eq!(centroids.nrows(), nlist.min(n), "{n} points, nlist {nlist}");
+        }
+    }
+
+    #[test]
+    fn shares_follow_counts() {
+        assert_eq!(proportional(&[100, 0, 100], 4), [2, 0, 2]);
+        assert_eq!(proportional(&[1, 1, 98], 10).iter().sum::<usize>(), 10);
+        assert_eq!(proportional(&[2, 2], 10), [2, 2]);
+    }
+}

@@ -1,0 +1,27 @@
+//! Compute for Kiln: distances, top-k, k-means, quantisers and graph pruning.
+//!
+//! In: matrices of vectors ([`Rows`]), a [`Metric`]. Out: neighbours, centroids, codes, pruned edges.
+//! Every stage is a method of [`Backend`]; [`cpu::CpuBackend`] is the reference, and the
+//! [`conformance`] suite holds each backend against the plain twins in [`plain`].
+
+pub mod backend;
+pub mod conformance;
+pub mod cpu;
+pub mod distance;
+pub mod element;
+pub mod kmeans;
+pub mod metric;
+pub mod plain;
+pub mod pq;
+pub mod progress;
+pub mod rows;
+pub mod topk;
+
+pub use backend::{Backend, BackendError, KMeansStep, Lists, PruneParams};
+pub use cpu::CpuBackend;
+pub use element::{DType, Element};
+pub use half::f16;
+pub use metric::Metric;
+pub use progress::{NoProgress, Progress};
+pub use rows::{Rows, RowsView};
+pub use topk::{Neighbors, PAD_ID, Scored, TopK};

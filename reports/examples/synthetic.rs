@@ -1,0 +1,25 @@
+//! Draws the report of a synthetic run: `cargo run -p kiln-reports --example synthetic -- FOLDER [INDEXES|eventful]`.
+
+#[path = "../src/fixture.rs"]
+mod fixture;
+
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let folder = PathBuf::from(
+        args.next()
+            .ok_or("usage: synthetic FOLDER [INDEXES|eventful]")?,
+    );
+    let data = match args.next().as_deref() {
+        None => fixture::run(),
+        Some("eventful") => fixture::eventful(),
+        Some(indexes) => fixture::indexes(indexes.parse()?),
+    };
+    let files = kiln_reports::write_report(&data, &folder.join("report.html"), Some(&folder))?;
+    println!("{}", files.html.display());
+    for chart in files.charts {
+        println!("{}", chart.display());
+    }
+    Ok(())
+}

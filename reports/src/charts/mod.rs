@@ -1,0 +1,135 @@
+//! The charts of a report.
+//!
+//! In: a [`Model`]. Out: [`Section`]s of [`Figure`]s in reading order; a chart that the run has no figures for is left
+//! out.
+
+mod build;
+mod quality;
+mod recall;
+mod threads;
+
+use crate::model::{Model, Point};
+use crate::plot::{Figure, LegendItem};
+use crate::table::Table;
+use crate::{format, paint::Role};
+
+/// Figures under one heading.
+pub struct Section {
+    /// Anchor on the page.
+    pub id: String,
+    /// Heading.
+    pub title: String,
+    /// A sentence before the figures.
+    pub intro: String,
+    /// The figures.
+    pub figures: Vec<Figure>,
+    /// Shown after the figures: settings that no figure can show.
+    pub table: Option<Table>,
+}
+
+/// Every section with something to show.
+pub fn sections(model: &Model) -> Vec<Section> {
+    let mut sections = Vec::new();
+    for mode in &model.modes {
+        let name = mode.mode.name();
+        let figures = recall::figures(model, mode);
+        let table = figures
+            .is_empty()
+            .then(|| recall::settings_table(model, mode));
+        sections.push(Section {
+            id: format!("mode-{name}"),
+            title: format!("Search: {name}"),
+            intro: format!(
+                "Measured as {}. Figures of different modes are never drawn on one chart.",
+                mode.words()
+            ),
+            figures,
+            table,
+        });
+    }
+    sections.push(Section {
+        id: "threads".into(),
+        title: "Threads".into(),
+        intro: String::new(),
+        figures: threads::figure(model).into_iter().collect(),
+        table: None,
+    });
+    sections.push(Section {
+        id: "quality".into(),
+        title: "Quality by query".into(),
+        intro: "A mean hides the queries that fail. Each index is shown at one setting: the least accurate on its \
+                frontier that reaches recall .95, or else its most accurate."
+            .into(),
+        figures: quality::figures(model),
+        table: None,
+    });
+    sections.push(Section {
+        id: "build".into(),
+        title: "Build".into(),
+        intro: String::new(),
+        figures: build::figures(model),
+        table: None,
+    });
+    sections.retain(|section| !section.figures.is_empty() || section.table.is_some());
+    sections
+}
+
+/// Stages of all builds, in order of first appearance: the index of a stage is its colour.
+pub fn stage_names<'a>(model: &Model<'a>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in model.data.builds.iter().flat_map(|b| &b.stage_seconds) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn series_legend(model: &Model, series: impl IntoIterator<Item = usize>) -> Vec<LegendItem> {
+    (series.into_iter())
+        .map(|series| LegendItem::Series {
+            series,
+            name: model.series[series].name.clone(),
+        })
+        .collect()
+}
+
+fn stage_legend(names: &[&str]) -> Vec<LegendItem> {
+    (names.iter().enumerate())
+        .map(|(i, name)| LegendItem::Swatch {
+            role: Role::stage(i),
+            name: name.to_string(),
+        })
+        .collect()
+}
+
+/// What hovering over a setting shows; its last line is its parameters, which a click copies.
+fn tip(model: &Model, series: usize, point: &Point) -> String {
+    let mut lines = vec![model.series[series].name.clone()];
+    if let Some(recall) = point.recall {
+        lines.push(format!("recall {}", format::recall(recall)));
+    }
+    let ends = format::ends(point.qps);
+    let ends = if ends.is_empty() {
+        ends
+    } else {
+        format!(" [{ends}]")
+    };
+    lines.push(format!(
+        "{} queries/s{ends}",
+        format::number(point.qps.median)
+    ));
+    lines.push(format!(
+        "p50 {}, p99 {}",
+        format::micros(point.latency.p50),
+        format::micros(point.latency.p99)
+    ));
+    if let Some(pages) = point.pages {
+        lines.push(format!("{} pages a query", format::number(pages)));
+    }
+    if !point.setting.warmup.settled {
+        lines.push("⚠ warm-up did not settle".into());
+    }
+    lines.push(format::params(&point.setting.params));
+    lines.join("\n")
+}

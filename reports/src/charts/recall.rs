@@ -1,0 +1,272 @@
+//! Charts against recall: throughput, tail latency, pages read.
+//!
+//! In: one mode of a [`Model`]. Out: figures in which all points are faint, the Pareto frontier is solid, and intervals
+//! are whiskers; recall is linear or logit on a toggle.
+
+use super::{series_legend, tip};
+use crate::axis::{Axis, LOGIT_CEILING, Scale};
+use crate::format;
+use crate::model::{ModeView, Model, Point};
+use crate::plot::{Figure, Mark, Panel, Plot, View};
+use crate::table::{Cell, Table};
+
+/// One figure against recall.
+struct Against {
+    id: &'static str,
+    title: &'static str,
+    /// Where good is, in the caption.
+    direction: &'static str,
+    axis_title: &'static str,
+    value: fn(&Point) -> Option<f64>,
+    whisker: fn(&Point) -> Option<(f64, f64)>,
+    /// True when less is better.
+    lower_is_better: bool,
+    scale: Scale,
+    label: fn(f64) -> String,
+    table: fn(&Model, &ModeView) -> Table,
+    picture: bool,
+}
+
+const QPS: Against = Against {
+    id: "recall-qps",
+    title: "Recall and throughput",
+    direction: "Up and to the right is better; whiskers are 95% bootstrap intervals of the median over runs",
+    axis_title: "queries per second",
+    value: |p| Some(p.qps.median),
+    whisker: |p| Some((p.qps.lo, p.qps.hi)),
+    lower_is_better: false,
+    scale: Scale::Log,
+    label: format::compact,
+    table: settings_table,
+    picture: true,
+};
+
+const P99: Against = Against {
+    id: "recall-p99",
+    title: "Recall and tail latency",
+    direction: "Down and to the right is better; p99 is read from the merged histogram of all runs",
+    axis_title: "p99 latency",
+    value: |p| Some(p.latency.p99),
+    whisker: |_| None,
+    lower_is_better: true,
+    scale: Scale::Log,
+    label: format::micros_tick,
+    table: latency_table,
+    picture: true,
+};
+
+const PAGES: Against = Against {
+    id: "recall-pages",
+    title: "Recall and pages read",
+    direction: "Down and to the right is better; a page is 4 KiB; indexes served from memory read none and are not shown",
+    axis_title: "pages per query",
+    value: |p| p.pages,
+    whisker: |_| None,
+    lower_is_better: true,
+    scale: Scale::Linear,
+    label: format::tick,
+    table: latency_table,
+    picture: false,
+};
+
+/// The figures of one mode.
+pub fn figures(model: &Model, mode: &ModeView) -> Vec<Figure> {
+    [QPS, P99, PAGES]
+        .iter()
+        .filter_map(|against| figure(model, mode, against))
+        .collect()
+}
+
+fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
+    let shown: Vec<(f64, &Point)> = (mode.curves.iter().flat_map(|c| &c.points))
+        .filter(|p| (against.value)(p).is_some())
+        .filter_map(|p| Some((p.recall?, p)))
+        .collect();
+    let recalls = shown.iter().map(|(recall, _)| *recall);
+    let values = shown.iter().flat_map(|(_, p)| {
+        let ends = (against.whisker)(p).map(|(lo, hi)| [lo, hi]);
+        (against.value)(p)
+            .into_iter()
+            .chain(ends.into_iter().flatten())
+    });
+    let linear = Axis::recall("recall (strict)", recalls.clone());
+    let logit = Axis::logit_recall("recall (strict), logit scale", recalls.clone());
+    let y = |scale| match scale {
+        Scale::Log => Axis::log(against.axis_title, values.clone(), against.label),
+        _ => Axis::from_zero(against.axis_title, values.clone(), against.label),
+    };
+    let view = |name, x: &Axis, y: Axis| View {
+        name,
+        plot: Plot {
+            threshold: true,
+            ..Plot::single(Panel {
+                title: String::new(),
+                x: x.clone(),
+                y,
+                grid: (true, true),
+                marks: marks(model, mode, against),
+            })
+        },
+    };
+    let mut views = vec![
+        view("linear recall", &linear, y(against.scale)),
+        view("logit recall", &logit, y(against.scale)),
+    ];
+    if !against.lower_is_better {
+        views.push(view("linear both", &linear, y(Scale::Linear)));
+    }
+    let mut caption = format!(
+        "Every setting is a point; solid ones form the Pareto frontier, which the line joins. {}.",
+        against.direction
+    );
+    if recalls.clone().any(|recall| recall > LOGIT_CEILING) {
+        caption.push_str(&format!(
+            " On the logit scale, recall above {} is drawn there, since the logit of 1 is infinite.",
+            format::recall_tick(LOGIT_CEILING)
+        ));
+    }
+    let drawn = mode.curves.iter().filter(|c| {
+        c.points
+            .iter()
+            .any(|p| p.recall.is_some() && (against.value)(p).is_some())
+    });
+    Figure {
+        id: format!("{}-{}", against.id, mode.mode.name()),
+        title: format!("{}, {}", against.title, mode.mode.name()),
+        caption,
+        views,
+        legend: series_legend(model, drawn.map(|c| c.series)),
+        table: (against.table)(model, mode),
+        picture: against.picture,
+    }
+    .if_drawn()
+}
+
+fn marks(model: &Model, mode: &ModeView, against: &Against) -> Vec<Mark> {
+    let mut faint = Vec::new();
+    let mut lines = Vec::new();
+    let mut solid = Vec::new();
+    for curve in &mode.curves {
+        let sign = if against.lower_is_better { -1.0 } else { 1.0 };
+        let frontier = curve.frontier_by(|p| (against.value)(p).map(|v| sign * v));
+        let place = |p: &Point| Some((p.recall?, (against.value)(p)?));
+        let corners: Vec<(f64, f64)> = frontier
+            .iter()
+            .filter_map(|&i| place(&curve.points[i]))
+            .collect();
+        if corners.len() > 1 {
+            lines.push(Mark::Line {
+                series: curve.series,
+                points: corners,
+            });
+        }
+        for (i, point) in curve.points.iter().enumerate() {
+            let Some(at) = place(point) else { continue };
+            let on_frontier = frontier.contains(&i);
+            let mark = Mark::Point {
+                series: curve.series,
+                at,
+                whisker: (against.whisker)(point),
+                faint: !on_frontier,
+                tip: tip(model, curve.series, point),
+            };
+            if on_frontier {
+                solid.push(mark)
+            } else {
+                faint.push(mark)
+            }
+        }
+    }
+    faint.into_iter().chain(lines).chain(solid).collect()
+}
+
+/// Everything known of every setting of a mode.
+pub fn settings_table(model: &Model, mode: &ModeView) -> Table {
+    let mut table = Table::new(&[
+        "Index",
+        "Parameters",
+        "Recall",
+        "By ids",
+        "ann-bench.",
+        "QPS",
+        "Mean",
+        "p50",
+        "p95",
+        "p99",
+        "Distances",
+        "Hops",
+        "Runs",
+        "Warm-up",
+    ]);
+    for curve in &mode.curves {
+        for (i, point) in curve.points.iter().enumerate() {
+            use kiln_eval::metrics::{
+                distances_per_query, hops_per_query, recall_ann_benchmarks, recall_ids,
+            };
+            let (setting, latency) = (point.setting, point.latency);
+            let frontier = if curve.frontier.contains(&i) {
+                "frontier"
+            } else {
+                ""
+            };
+            let settled = if setting.warmup.settled {
+                ""
+            } else {
+                "⚠ did not settle"
+            };
+            table.row([
+                Cell::from((
+                    model.series[curve.series].name.clone(),
+                    frontier.to_string(),
+                )),
+                format::params(&setting.params).into(),
+                format::maybe(point.recall, format::recall).into(),
+                format::maybe(recall_ids(setting), format::recall).into(),
+                format::maybe(recall_ann_benchmarks(setting), format::recall).into(),
+                (format::number(point.qps.median), format::ends(point.qps)).into(),
+                format::micros(latency.mean).into(),
+                format::micros(latency.p50).into(),
+                format::micros(latency.p95).into(),
+                format::micros(latency.p99).into(),
+                format::maybe(distances_per_query(setting), format::number).into(),
+                format::maybe(hops_per_query(setting), format::number).into(),
+                setting.runs.len().to_string().into(),
+                (format::seconds(setting.warmup.seconds), settled.to_string()).into(),
+            ]);
+        }
+    }
+    table
+}
+
+fn latency_table(model: &Model, mode: &ModeView) -> Table {
+    let mut table = Table::new(&[
+        "Index",
+        "Parameters",
+        "Recall",
+        "p50",
+        "p95",
+        "p99",
+        "p99.9",
+        "Samples",
+        "Pages",
+        "Bytes",
+    ]);
+    for curve in &mode.curves {
+        for point in &curve.points {
+            let bytes = kiln_eval::metrics::bytes_per_query(point.setting);
+            table.row([
+                model.series[curve.series].name.clone(),
+                format::params(&point.setting.params),
+                format::maybe(point.recall, format::recall),
+                format::micros(point.latency.p50),
+                format::micros(point.latency.p95),
+                format::micros(point.latency.p99),
+                format::maybe(point.latency.p999, format::micros),
+                format::number(point.latency.samples as f64),
+                format::maybe(point.pages, format::number),
+                format::maybe(bytes, format::bytes),
+            ]);
+        }
+    }
+    table
+}

@@ -1,0 +1,173 @@
+//! The page.
+//!
+//! In: a [`Model`] and its sections. Out: one HTML file with everything inside: style, script, font, charts as SVG, and
+//! the figures themselves to download. The template escapes every text; only SVG, CSS and base64 made here pass as they are.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use kiln_eval::metrics::{self, Better, METRICS};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, Value, context};
+use serde_json::json;
+
+use crate::charts::{Section, stage_names};
+use crate::error::ReportError;
+use crate::model::Model;
+use crate::plot::{Figure, LegendItem};
+use crate::{draw, font, format, paint, summary, verdict};
+
+const TEMPLATE: &str = include_str!("../templates/report.html");
+const STYLE: &str = include_str!("../templates/report.css");
+const SCRIPT: &str = include_str!("../templates/report.js");
+
+/// The whole page.
+pub fn page(model: &Model, sections: &[Section]) -> Result<String, ReportError> {
+    let header = &model.data.header;
+    let mut environment = Environment::new();
+    environment.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()?,
+    );
+    environment.add_template("report.html", TEMPLATE)?;
+    let mut shown = Vec::new();
+    for section in sections {
+        let figures: Result<Vec<Value>, ReportError> = section.figures.iter().map(figure).collect();
+        shown.push(context! {
+            id => section.id.as_str(),
+            title => section.title.as_str(),
+            intro => section.intro.as_str(),
+            figures => figures?,
+            table => Serde(&section.table),
+        });
+    }
+    let chart_css = paint::chart_css(model.series.len(), stage_names(model).len());
+    let method: Vec<Value> = METRICS.iter().map(|metric| {
+        let better = match metric.better {
+            Better::Higher => "higher",
+            Better::Lower => "lower",
+        };
+        context! { name => metric.name, description => metric.description, unit => metric.unit, better }
+    }).collect();
+    let swatches: Result<Vec<String>, _> = (model.series.iter().enumerate())
+        .map(|(series, s)| {
+            draw::swatch_svg(&LegendItem::Series {
+                series,
+                name: s.name.clone(),
+            })
+        })
+        .collect();
+    let swatches = swatches.map_err(|e| ReportError::Chart {
+        id: "legend".into(),
+        reason: e.to_string(),
+    })?;
+    let page = environment.get_template("report.html")?.render(context! {
+        dataset => header.dataset.name.as_str(),
+        created => header.created.as_str(),
+        command => header.command.as_str(),
+        cpu => header.machine.cpu.as_str(),
+        version => header.machine.kiln_version.as_str(),
+        size => format!(
+            "{} vectors of {} dimensions ({}, {}), {}, k = {}",
+            format::number(header.dataset.rows as f64), header.dataset.dim, header.dataset.dtype,
+            header.dataset.metric, format::count(header.dataset.queries, "query", "queries"), header.k
+        ),
+        verdict => verdict::verdict(model),
+        notes => verdict::notes(model),
+        levels => Serde(summary::level_tables(model)),
+        series => model.series.iter().map(|s| s.name.as_str().into()).collect::<Vec<Value>>(),
+        swatches,
+        sections => shown,
+        failures => Serde(summary::failures(model)),
+        indexes => Serde(summary::indexes(model)),
+        provenance => Serde(summary::provenance(header)),
+        method,
+        resamples => format::number(kiln_eval::stats::BOOTSTRAP_RESAMPLES as f64),
+        data_uri => data_uri(model)?,
+        file_stem => file_stem(&header.dataset.name),
+        style => format!("{}{STYLE}{chart_css}", font::font_face_css()),
+        script => SCRIPT,
+    })?;
+    Ok(page)
+}
+
+fn figure(figure: &Figure) -> Result<Value, ReportError> {
+    let refused = |e: draw::DrawError| ReportError::Chart {
+        id: figure.id.clone(),
+        reason: e.to_string(),
+    };
+    let mut views = Vec::new();
+    for view in &figure.views {
+        let label = if view.name.is_empty() {
+            figure.title.clone()
+        } else {
+            format!("{} ({})", figure.title, view.name)
+        };
+        let svg =
+            draw::page_svg(&view.plot, &format!("{label}. {}", figure.caption)).map_err(refused)?;
+        views.push(context! { name => view.name, svg });
+    }
+    let mut legend = Vec::new();
+    for item in &figure.legend {
+        let swatch = draw::swatch_svg(item).map_err(refused)?;
+        legend.push(match item {
+            LegendItem::Series { series, name } => context! { swatch, name, series },
+            LegendItem::Swatch { name, .. } => context! { swatch, name },
+        });
+    }
+    Ok(context! {
+        id => figure.id.as_str(), title => figure.title.as_str(), caption => figure.caption.as_str(), views, legend, table => Serde(&figure.table)
+    })
+}
+
+/// The derived figures as JSON, for the download link.
+fn data_uri(model: &Model) -> Result<String, ReportError> {
+    let data = model.data;
+    let header = &data.header;
+    let mut dataset = serde_json::to_value(&header.dataset)?;
+    if let Some(fields) = dataset.as_object_mut() {
+        // A figure for every query: it stays in the run folder.
+        fields.remove("query_lid");
+    }
+    let searches: Vec<_> = (data.settings.iter())
+        .filter_map(|s| metrics::search_row(s, data.builds.iter().find(|b| b.key == s.build_key)?))
+        .collect();
+    let builds: Vec<_> = data
+        .builds
+        .iter()
+        .map(|b| metrics::build_row(b, &header.dataset))
+        .collect();
+    let failures: Vec<_> = (model.skipped.iter())
+        .map(|s| json!({ "index": s.name, "params": s.setting.params, "mode": s.setting.mode.name(), "why": s.reason }))
+        .collect();
+    let figures = serde_json::to_vec(&json!({
+        "created": header.created,
+        "command": header.command,
+        "machine": header.machine,
+        "dataset": dataset,
+        "k": header.k,
+        "quick": header.quick,
+        "builds": builds,
+        "searches": searches,
+        "failures": failures,
+    }))?;
+    Ok(format!(
+        "data:application/json;base64,{}",
+        STANDARD.encode(figures)
+    ))
+}
+
+/// A file name from a data set's: letters, digits, dashes and underscores.
+fn file_stem(name: &str) -> String {
+    name.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-_".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,273 @@
+//! The tables of the page that stand on their own: figures at recall levels, failures, provenance.
+//!
+//! In: a [`Model`]. Out: serialisable rows for the template.
+
+use kiln_eval::record::RunHeader;
+use serde::Serialize;
+
+use crate::format;
+use crate::model::{Curve, LEVELS, ModeView, Model, shorten};
+use crate::table::{Cell, Table};
+
+/// "QPS at recall ..." of one mode.
+#[derive(Debug, Serialize)]
+pub struct LevelTable {
+    /// Name of the mode.
+    pub mode: String,
+    /// The mode in words.
+    pub words: String,
+    /// `.90`, `.95`, `.99`.
+    pub levels: Vec<String>,
+    /// The level of p99 and pages; empty where nobody reached one.
+    pub focus: String,
+    /// Whether any series reads pages.
+    pub pages: bool,
+    /// Best first.
+    pub rows: Vec<LevelRow>,
+}
+
+/// One series of a [`LevelTable`].
+#[derive(Debug, Serialize)]
+pub struct LevelRow {
+    /// Position among the series: its colour.
+    pub series: usize,
+    /// Its name.
+    pub name: String,
+    /// QPS at each level, with the interval beneath.
+    pub qps: Vec<Cell>,
+    /// p99 at the focus level.
+    pub p99: String,
+    /// Build wall time.
+    pub build: String,
+    /// Peak memory of the build.
+    pub peak: String,
+    /// Bytes of the file for each vector.
+    pub each: String,
+    /// Pages a query at the focus level.
+    pub pages: String,
+    /// `recall:qps` of the frontier, for the threshold.
+    pub frontier: String,
+}
+
+/// The level tables of all modes in which recall is known.
+pub fn level_tables(model: &Model) -> Vec<LevelTable> {
+    model
+        .modes
+        .iter()
+        .map(|mode| level_table(model, mode))
+        .filter(|t| !t.rows.is_empty())
+        .collect()
+}
+
+fn level_table(model: &Model, mode: &ModeView) -> LevelTable {
+    let focus = mode.focus();
+    let rank_at = focus.unwrap_or(0.0);
+    let mut curves: Vec<&Curve> = mode
+        .curves
+        .iter()
+        .filter(|c| !c.frontier.is_empty())
+        .collect();
+    let speed = |c: &Curve| c.qps_at(rank_at).map_or(0.0, |qps| qps.median);
+    curves.sort_by(|a, b| speed(b).total_cmp(&speed(a)).then(a.series.cmp(&b.series)));
+    let rows = curves.into_iter().map(|curve| {
+        let owner = &model.series[curve.series];
+        let qps = LEVELS.iter().map(|&level| {
+            let text = curve
+                .at(level, |p| Some(p.qps.median))
+                .map(|f| format::at_recall(f, "≥", format::number));
+            let ends = curve.qps_at(level).map(format::ends);
+            Cell {
+                text: text.unwrap_or_else(|| "–".into()),
+                sub: ends.unwrap_or_default(),
+            }
+        });
+        let at_focus = |figure: fn(&crate::model::Point) -> Option<f64>,
+                        show: fn(f64) -> String| {
+            let read = focus.and_then(|level| curve.at(level, figure));
+            read.map_or_else(|| "–".into(), |f| format::at_recall(f, "≤", show))
+        };
+        let points: Vec<String> = (curve.frontier.iter())
+            .filter_map(|&i| {
+                Some(format!(
+                    "{}:{}",
+                    curve.points[i].recall?, curve.points[i].qps.median
+                ))
+            })
+            .collect();
+        LevelRow {
+            series: curve.series,
+            name: owner.name.clone(),
+            qps: qps.collect(),
+            p99: at_focus(|p| Some(p.latency.p99), format::micros),
+            build: format::seconds(owner.build.total_seconds),
+            peak: format::bytes(owner.build.peak_rss_bytes as f64),
+            each: format!("{} B", format::number(model.bytes_per_vector(owner.build))),
+            pages: at_focus(|p| p.pages, format::number),
+            frontier: points.join(" "),
+        }
+    });
+    LevelTable {
+        mode: mode.mode.name(),
+        words: mode.words(),
+        levels: LEVELS.iter().map(|l| format::level(*l)).collect(),
+        focus: focus.map(format::level).unwrap_or_default(),
+        pages: mode
+            .curves
+            .iter()
+            .flat_map(|c| &c.points)
+            .any(|p| p.pages.is_some()),
+        rows: rows.collect(),
+    }
+}
+
+/// What was measured, on what and when: under the title of a picture.
+pub fn one_line(header: &RunHeader) -> String {
+    let line = format!(
+        "{}, k = {} · {} · {}",
+        header.dataset.name,
+        header.k,
+        header.machine.cpu,
+        header.created.get(..10).unwrap_or(&header.created)
+    );
+    shorten(&line, 120)
+}
+
+/// Failures and skipped settings.
+pub fn failures(model: &Model) -> Table {
+    let mut table = Table::new(&["Index", "Parameters", "Mode", "Why"]);
+    for skipped in &model.skipped {
+        table.row([
+            skipped.name.clone(),
+            format::params(&skipped.setting.params),
+            skipped.setting.mode.name(),
+            skipped.reason.clone(),
+        ]);
+    }
+    table
+}
+
+/// The indexes with all their parameters.
+pub fn indexes(model: &Model) -> Table {
+    let mut table = Table::new(&["Index", "Parameters", "Device", "Threads", "File"]);
+    for (build, name) in model.data.builds.iter().zip(&model.build_names) {
+        table.row([
+            name.clone(),
+            format::params(&build.params),
+            build.device.clone(),
+            build.threads.to_string(),
+            build.path.clone(),
+        ]);
+    }
+    table
+}
+
+/// Machine, binary and data: name and value, unknown values left out.
+pub fn provenance(header: &RunHeader) -> Table {
+    let machine = &header.machine;
+    let data = &header.dataset;
+    let size = |bytes: u64| format::bytes(bytes as f64);
+    let source = machine.commit.as_ref().map(|commit| match machine.dirty {
+        Some(true) => format!("{commit}, with local changes"),
+        _ => commit.clone(),
+    });
+    let lines: [(&str, Option<String>); 20] = [
+        ("Measured", Some(header.created.clone())),
+        (
+            "Data set",
+            Some(format!("{} from {}", data.name, data.path)),
+        ),
+        (
+            "Shape",
+            Some(format!(
+                "{} x {} {}, {}, {}, truth of depth {}",
+                format::number(data.rows as f64),
+                data.dim,
+                data.dtype,
+                data.metric,
+                format::count(data.queries, "query", "queries"),
+                data.truth_depth
+            )),
+        ),
+        ("Fingerprint", Some(data.fingerprint.clone())),
+        ("SHA-256", data.sha256.clone()),
+        ("CPU", Some(machine.cpu.clone())),
+        ("Logical CPUs", Some(machine.cpus.to_string())),
+        (
+            "CPU limit",
+            machine
+                .cpu_limit
+                .map(|l| format!("{} CPUs (cgroup)", format::number(l))),
+        ),
+        ("Kernels use", Some(machine.isa.clone())),
+        (
+            "CPU features",
+            Some(machine.features.join(" ")).filter(|f| !f.is_empty()),
+        ),
+        ("Governor", machine.governor.clone()),
+        ("Memory", Some(size(machine.memory_bytes))),
+        (
+            "Memory limit",
+            machine
+                .memory_limit_bytes
+                .map(|l| format!("{} (cgroup)", size(l))),
+        ),
+        ("GPU", machine.gpu.clone()),
+        ("System", Some(format!("kernel {}", machine.kernel))),
+        ("Filesystem", machine.filesystem.clone()),
+        ("Drive", machine.drive.clone()),
+        ("Kiln", Some(machine.kiln_version.clone())),
+        ("Commit", source),
+        (
+            "Compiler",
+            Some(format!("{}; {}", machine.rustc, machine.build_flags)),
+        ),
+    ];
+    let mut table = Table::new(&["What", "Value"]);
+    for (name, value) in lines {
+        if let Some(value) = value {
+            table.row([name.to_string(), value]);
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn level_tables_rank_by_the_focus_level_and_show_pages_where_any_were_read() {
+        let data = fixture::eventful();
+        let tables = level_tables(&Model::new(&data));
+        let modes: Vec<(&str, bool)> = tables.iter().map(|t| (t.mode.as_str(), t.pages)).collect();
+        assert_eq!(
+            modes,
+            [
+                ("latency-1", true),
+                ("throughput-1", false),
+                ("throughput-2", true)
+            ]
+        );
+        let names: Vec<&str> = tables[0].rows.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "vamana max_degree=48 (memory)",
+                "vamana max_degree=32 (memory)",
+                "ivf-pq (memory)",
+                "vamana max_degree=32 (ssd)"
+            ]
+        );
+        assert_eq!(tables[0].focus, ".95");
+        assert_eq!(tables[0].rows[0].pages, "–");
+        assert_ne!(tables[0].rows[3].pages, "–");
+    }
+
+    #[test]
+    fn provenance_leaves_unknown_values_out() {
+        let table = provenance(&fixture::run().header);
+        let names: Vec<&str> = table.rows.iter().map(|row| row[0].text.as_str()).collect();
+        assert!(names.contains(&"CPU") && !names.contains(&"GPU") && !names.contains(&"Governor"));
+    }
+}

@@ -1,0 +1,264 @@
+//! The verdict: what the run says, in a sentence or two, and what to know before believing it.
+//!
+//! In: a [`Model`]. Out: plain text. Nothing is claimed that the intervals do not support.
+
+use kiln_eval::record::Mode;
+use kiln_eval::stats::{AtRecall, Interval};
+
+use crate::format;
+use crate::model::{Curve, ModeView, Model};
+
+/// The verdict of the first mode, at its focus level.
+pub fn verdict(model: &Model) -> String {
+    let Some(mode) = model.primary() else {
+        let builds = format::count(
+            model.data.builds.len(),
+            "index was built",
+            "indexes were built",
+        );
+        return match model.skipped.len() {
+            0 => format!("Nothing was searched; {builds}."),
+            n => format!(
+                "No setting could be measured: {}; {builds}.",
+                format::count(n, "failed", "failed")
+            ),
+        };
+    };
+    let Some(level) = mode.focus() else {
+        return without_level(model, mode);
+    };
+    let mut ranked: Vec<(&Curve, Interval)> = mode
+        .curves
+        .iter()
+        .filter_map(|c| Some((c, c.qps_at(level)?)))
+        .collect();
+    ranked.sort_by(|a, b| b.1.median.total_cmp(&a.1.median));
+    let name = |curve: &Curve| model.series[curve.series].name.clone();
+    let Some(((best, qps), others)) = ranked.split_first() else {
+        return without_level(model, mode);
+    };
+    let bounded = |curve: &Curve| {
+        matches!(
+            curve.at(level, |p| Some(p.qps.median)),
+            Some(AtRecall::Bound(_))
+        )
+    };
+    let at_least = |curve: &Curve| if bounded(curve) { "at least " } else { "" };
+    let speed = |curve: &Curve, qps: &Interval| {
+        format!("{}{}", at_least(curve), format::number(qps.median))
+    };
+    let tied = others.first().is_some_and(|(_, next)| next.hi >= qps.lo);
+    let mut text = format!(
+        "At recall {} ({}), ",
+        format::level(level),
+        setup(model, mode)
+    );
+    match others.first() {
+        Some((second, next)) if bounded(second) => text.push_str(&format!(
+            "{} answers {} queries/s and {} {}; a bound does not rank: search with less effort to compare them",
+            name(best),
+            speed(best, qps),
+            name(second),
+            speed(second, next),
+        )),
+        Some((second, next)) if tied => text.push_str(&format!(
+            "{} and {} show no detectable difference: {} and {} queries/s, with intervals that overlap",
+            name(best),
+            name(second),
+            speed(best, qps),
+            speed(second, next),
+        )),
+        second => {
+            text.push_str(&format!("{} answers {} queries/s", name(best), speed(best, qps)));
+            let ends = format::ends(*qps);
+            if !ends.is_empty() {
+                text.push_str(&format!(" [{ends}]"));
+            }
+            if let Some((second, next)) = second {
+                text.push_str(&format!(
+                    ", {}{} times {} ({})",
+                    at_least(best),
+                    format::number(qps.median / next.median),
+                    name(second),
+                    speed(second, next),
+                ));
+            }
+        }
+    }
+    if others.len() > 1 {
+        text.push_str(&format!(
+            ", ahead of {}",
+            format::count(others.len() - 1, "other", "others")
+        ));
+    }
+    text.push('.');
+    if let Some(p99) = best
+        .at(level, |p| Some(p.latency.p99))
+        .and_then(AtRecall::value)
+    {
+        let build = model.series[best.series].build;
+        let ranked = !tied && !others.first().is_some_and(|(second, _)| bounded(second));
+        text.push_str(&format!(
+            " {} p99 there is {}{}; it was built in {} and takes {} on the drive.",
+            if ranked {
+                "Its".into()
+            } else {
+                format!("{}'s", name(best))
+            },
+            if bounded(best) { "at most " } else { "" },
+            format::micros(p99),
+            format::seconds(build.total_seconds),
+            format::bytes(build.index_bytes as f64),
+        ));
+    }
+    for curve in mode.curves.iter().filter(|c| c.qps_at(level).is_none()) {
+        if let Some(max) = curve.frontier_recalls().last() {
+            text.push_str(&format!(
+                " {} stops at recall {}.",
+                name(curve),
+                format::recall(*max)
+            ));
+        }
+    }
+    text
+}
+
+/// Nobody reached .90, or recall is unknown.
+fn without_level(model: &Model, mode: &ModeView) -> String {
+    let name = |curve: &Curve| &model.series[curve.series].name;
+    let accurate = (mode.curves.iter())
+        .filter_map(|c| Some((c, *c.frontier_recalls().last()?)))
+        .max_by(|a, b| a.1.total_cmp(&b.1));
+    if let Some((curve, recall)) = accurate {
+        return format!(
+            "No index reached recall .90 ({}); the most accurate, {}, stops at {}.",
+            setup(model, mode),
+            name(curve),
+            format::recall(recall)
+        );
+    }
+    let fastest = (mode.curves.iter())
+        .flat_map(|c| c.points.iter().map(move |p| (c, p.qps.median)))
+        .max_by(|a, b| a.1.total_cmp(&b.1));
+    let speed = fastest.map_or_else(String::new, |(curve, qps)| {
+        format!(
+            " The fastest setting answers {} queries/s ({}).",
+            format::number(qps),
+            name(curve)
+        )
+    });
+    format!(
+        "Recall is unknown, so nothing can be compared: the data set has no ground truth.{speed}"
+    )
+}
+
+fn setup(model: &Model, mode: &ModeView) -> String {
+    let header = &model.data.header;
+    let threads = match mode.mode {
+        Mode::Latency1 => "one query at a time".to_string(),
+        Mode::Throughput { threads } => format::count(threads, "thread", "threads"),
+    };
+    format!("{}, k = {}, {threads}", header.dataset.name, header.k)
+}
+
+/// What a reader should know before believing the figures.
+pub fn notes(model: &Model) -> Vec<String> {
+    let header = &model.data.header;
+    let mut notes = Vec::new();
+    if header.quick {
+        notes.push("Measured with --quick: fewer runs than the methodology asks, so intervals are wider or unreliable.".into());
+    }
+    if header.machine.dirty == Some(true) {
+        notes.push("The source differed from the commit that is named below.".into());
+    }
+    notes.extend(
+        header
+            .dataset
+            .warnings
+            .iter()
+            .map(|w| format!("Data set: {w}.")),
+    );
+    let unsettled = model.points().filter(|p| !p.setting.warmup.settled).count();
+    if unsettled > 0 {
+        notes.push(format!(
+            "{} did not settle during warm-up (three windows within 2%); ⚠ marks them in the tables.",
+            format::count(unsettled, "setting", "settings")
+        ));
+    }
+    if !model.skipped.is_empty() {
+        notes.push(format!(
+            "{} could not be measured; see Failures.",
+            format::count(model.skipped.len(), "setting", "settings")
+        ));
+    }
+    let unjudged = model.points().filter(|p| p.recall.is_none()).count();
+    if unjudged > 0 {
+        notes.push(format!(
+            "Recall is unknown for {}: they are in the tables, not on charts against recall.",
+            format::count(unjudged, "setting", "settings")
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn the_leader_is_named_with_its_lead() {
+        let data = fixture::run();
+        let text = verdict(&Model::new(&data));
+        assert!(text.starts_with("At recall .95 (photosift-128-euclidean, k = 10, one query at a time), vamana answers"), "{text}");
+        assert!(text.contains(" times ivf-pq ("), "{text}");
+    }
+
+    #[test]
+    fn overlapping_intervals_are_no_lead() {
+        let mut data = fixture::indexes(1);
+        let mut twin = data.builds[0].clone();
+        twin.key = "twin".into();
+        data.builds.push(twin);
+        let mut settings = data.settings.clone();
+        settings
+            .iter_mut()
+            .for_each(|s| s.build_key = "twin".into());
+        data.settings.extend(settings);
+        let text = verdict(&Model::new(&data));
+        assert!(
+            text.contains("vamana and vamana #2 show no detectable difference"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn bounds_do_not_rank() {
+        let mut data = fixture::run();
+        for setting in &mut data.settings {
+            setting.answers.strict_hits = setting.answers.possible.clone();
+        }
+        let text = verdict(&Model::new(&data));
+        assert!(
+            text.contains("answers at least ") && text.contains("a bound does not rank"),
+            "{text}"
+        );
+        assert!(!text.contains(" times "), "{text}");
+    }
+
+    #[test]
+    fn a_run_without_truth_or_settings_says_so() {
+        let mut data = fixture::indexes(1);
+        for setting in &mut data.settings {
+            setting.answers.strict_hits.clear();
+        }
+        let text = verdict(&Model::new(&data));
+        assert!(text.starts_with("Recall is unknown"), "{text}");
+        data.settings.clear();
+        assert_eq!(
+            verdict(&Model::new(&data)),
+            "Nothing was searched; 1 index was built."
+        );
+        assert!(notes(&Model::new(&data)).is_empty());
+    }
+}

@@ -1,0 +1,341 @@
+//! Writes whole reports, of ordinary and of odd runs, and looks at the files.
+
+#[path = "../src/fixture.rs"]
+mod fixture;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use kiln_eval::record::{Answers, RunData};
+use kiln_reports::{ReportError, report_html, write_report};
+
+/// Checks what every page must be: balanced, self-contained, accessible. Panics with `what` otherwise.
+fn page(data: &RunData, what: &str) -> String {
+    let html = report_html(data).unwrap_or_else(|e| panic!("{what}: {e}"));
+    check_balanced(&html, what);
+    for forbidden in [
+        "<script src",
+        "<link rel=\"stylesheet\"",
+        "@import",
+        "src=\"http",
+        "href=\"http",
+        "url(http",
+        "NaN",
+        "inf\"",
+    ] {
+        assert!(
+            !html.contains(forbidden),
+            "{what}: the page contains {forbidden}"
+        );
+    }
+    let figures = html.matches("<figure ").count();
+    assert_eq!(
+        figures,
+        html.matches("<figcaption>").count(),
+        "{what}: captions"
+    );
+    assert_eq!(
+        figures,
+        html.matches("Figures behind this chart").count(),
+        "{what}: tables behind charts"
+    );
+    let charts =
+        html.matches("<div class=\"view").count() - html.matches("<div class=\"views").count();
+    assert_eq!(
+        charts,
+        html.matches("role=\"img\" aria-label=\"").count(),
+        "{what}: labelled charts"
+    );
+    let ids: Vec<&str> = html
+        .split(" id=\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    assert_eq!(
+        ids.iter().collect::<BTreeSet<_>>().len(),
+        ids.len(),
+        "{what}: ids repeat"
+    );
+    for anchor in html
+        .split("href=\"#")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+    {
+        assert!(ids.contains(&anchor), "{what}: nothing is called {anchor}");
+    }
+    html
+}
+
+/// Every tag that opens also closes, in order; style and script are opaque.
+fn check_balanced(html: &str, what: &str) {
+    const VOID: [&str; 5] = ["meta", "link", "input", "br", "!DOCTYPE"];
+    let mut open: Vec<&str> = Vec::new();
+    let mut rest = html;
+    while let Some(start) = rest.find('<') {
+        rest = &rest[start + 1..];
+        let end = rest
+            .find('>')
+            .unwrap_or_else(|| panic!("{what}: a tag never ends"));
+        let tag = &rest[..end];
+        let name = tag
+            .trim_start_matches('/')
+            .split([' ', '/', '\n'])
+            .next()
+            .unwrap_or_default();
+        rest = &rest[end + 1..];
+        if tag.starts_with('/') {
+            assert_eq!(
+                open.pop(),
+                Some(name),
+                "{what}: </{name}> closes another element"
+            );
+        } else if !tag.ends_with('/') && !VOID.contains(&name) {
+            open.push(name);
+            if ["style", "script"].contains(&name) {
+                let close = rest
+                    .find(&format!("</{name}>"))
+                    .unwrap_or_else(|| panic!("{what}: {name} never ends"));
+                rest = &rest[close..];
+            }
+        }
+    }
+    assert!(open.is_empty(), "{what}: never closed: {open:?}");
+}
+
+fn ids(html: &str) -> BTreeSet<&str> {
+    html.split("<figure id=\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect()
+}
+
+/// Sets the verdict on every query of every setting.
+fn judge(data: &mut RunData, hits: impl Fn(usize) -> u16) {
+    for setting in &mut data.settings {
+        let answers = &mut setting.answers;
+        answers.strict_hits = (0..answers.possible.len()).map(&hits).collect();
+        answers.id_hits = answers.strict_hits.clone();
+        answers.ann_hits = answers.strict_hits.clone();
+    }
+}
+
+#[test]
+fn an_ordinary_run_has_every_chart() {
+    let html = page(&fixture::run(), "two indexes");
+    let expected = [
+        "build",
+        "difficulty",
+        "memory",
+        "recall-distribution",
+        "recall-p99-latency-1",
+        "recall-p99-throughput-1",
+        "recall-p99-throughput-2",
+        "recall-qps-latency-1",
+        "recall-qps-throughput-1",
+        "recall-qps-throughput-2",
+        "threads",
+        "trade",
+    ];
+    assert_eq!(ids(&html), BTreeSet::from(expected));
+    assert!(html.contains(
+        "At recall .95 (photosift-128-euclidean, k = 10, one query at a time), vamana answers"
+    ));
+    assert!(html.contains("kiln bench --dataset photosift-128-euclidean.hdf5"));
+    assert!(html.len() < 400_000, "{} bytes", html.len());
+}
+
+#[test]
+fn drives_failures_and_warnings_are_shown() {
+    let html = page(&fixture::eventful(), "eventful");
+    assert!(ids(&html).contains("recall-pages-latency-1"));
+    for text in [
+        "vamana max_degree=32 (ssd)",
+        "out of memory: the kernel killed the process",
+        "⚠ did not settle",
+        "1 setting did not settle during warm-up",
+        "Measured with --quick",
+        "with local changes",
+        "Pages per query",
+    ] {
+        assert!(html.contains(text), "{text} is missing");
+    }
+}
+
+#[test]
+fn the_same_run_gives_the_same_page() {
+    assert_eq!(
+        report_html(&fixture::run()).ok(),
+        report_html(&fixture::run()).ok()
+    );
+}
+
+#[test]
+fn the_download_holds_a_row_for_every_setting() {
+    use base64::Engine;
+    let data = fixture::eventful();
+    let html = page(&data, "eventful");
+    let encoded = html
+        .split("data:application/json;base64,")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next());
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(encoded.expect("a link"))
+        .expect("base64");
+    let figures: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    assert_eq!(
+        figures["searches"].as_array().map(Vec::len),
+        Some(data.settings.len() - 1)
+    );
+    assert_eq!(figures["failures"].as_array().map(Vec::len), Some(1));
+    assert_eq!(figures["builds"].as_array().map(Vec::len), Some(3));
+    assert!(figures["dataset"].get("query_lid").is_none());
+}
+
+#[test]
+fn odd_runs_still_make_a_page() {
+    let mut data = fixture::run();
+    data.settings.clear();
+    let html = page(&data, "no settings");
+    assert!(html.contains("Nothing was searched; 2 indexes were built."));
+    data.builds.clear();
+    assert!(ids(&page(&data, "nothing at all")).is_empty());
+
+    let mut data = fixture::run();
+    data.settings.truncate(1);
+    page(&data, "one setting");
+
+    let mut data = fixture::run();
+    judge(&mut data, |_| 10);
+    let html = page(&data, "perfect recall");
+    assert!(
+        html.contains("≥ "),
+        "the easiest setting exceeds every level"
+    );
+    assert!(html.contains("recall above .9999 is drawn there"));
+
+    let mut data = fixture::run();
+    judge(&mut data, |_| 0);
+    let html = page(&data, "no recall at all");
+    assert!(html.contains("No index reached recall .90") && html.contains("max 0"));
+
+    let mut data = fixture::run();
+    data.settings
+        .iter_mut()
+        .for_each(|s| s.answers = Answers::default());
+    let html = page(&data, "unknown truth");
+    assert!(html.contains("Recall is unknown"));
+    assert!(
+        html.contains("search_list=10"),
+        "the settings are listed all the same"
+    );
+    assert!(!ids(&html).iter().any(|id| id.starts_with("recall")));
+
+    let mut data = fixture::run();
+    data.header.dataset.queries = 1;
+    for setting in &mut data.settings {
+        setting
+            .runs
+            .iter_mut()
+            .for_each(|run| run.latency_us.truncate(1));
+        let answers = &mut setting.answers;
+        for hits in [
+            &mut answers.strict_hits,
+            &mut answers.id_hits,
+            &mut answers.ann_hits,
+            &mut answers.possible,
+        ] {
+            hits.truncate(1);
+        }
+    }
+    page(&data, "one query");
+
+    page(&fixture::indexes(1), "one index");
+    page(&fixture::indexes(12), "twelve indexes");
+
+    let mut data = fixture::run();
+    data.settings
+        .iter_mut()
+        .for_each(|s| s.failure = Some("killed".into()));
+    let html = page(&data, "only failures");
+    assert!(html.contains("No setting could be measured: 48 failed"));
+
+    let mut data = fixture::run();
+    data.builds[0].stage_seconds.clear();
+    data.builds[0].total_seconds = 0.0;
+    data.builds[0].index_bytes = 0;
+    data.header.dataset.rows = 0;
+    data.header.dataset.query_lid.clear();
+    page(&data, "zero costs");
+}
+
+#[test]
+fn hostile_names_are_escaped() {
+    let evil = "<img src=x onerror=alert(1)>\"'&</script>";
+    let mut data = fixture::run();
+    data.header.dataset.name = evil.into();
+    data.header.command = evil.into();
+    data.builds[0].index = evil.into();
+    data.builds[0].stage_seconds[0].0 = evil.into();
+    data.settings[0].params.insert(evil.into(), evil.into());
+    data.settings[1].failure = Some(evil.into());
+    let html = page(&data, "hostile names");
+    assert!(!html.contains("<img"));
+    assert_eq!(html.matches("</script>").count(), 1);
+}
+
+#[test]
+fn files_are_written_whole_and_pictures_decode() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let html = folder.path().join("new/report.html");
+    let charts = folder.path().join("new/charts");
+    let files = write_report(&fixture::run(), &html, Some(&charts)).expect("a report");
+    assert_eq!(files.html, html);
+    let names: Vec<String> = (files.charts.iter())
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    for name in [
+        "recall-qps-latency-1.png",
+        "recall-p99-latency-1.png",
+        "recall-distribution.png",
+        "build.png",
+    ] {
+        assert!(
+            names.iter().any(|n| n == name),
+            "{name} is missing of {names:?}"
+        );
+    }
+    for path in &files.charts {
+        let pixmap = resvg::tiny_skia::Pixmap::load_png(path).expect("a PNG");
+        assert_eq!(pixmap.width(), 1760, "{}", path.display());
+        assert!(pixmap.height() > 300);
+        assert!(
+            pixmap.pixels().iter().all(|p| p.alpha() == 255),
+            "{} is not opaque",
+            path.display()
+        );
+        let inked = pixmap.pixels().iter().filter(|p| p.red() < 128).count();
+        assert!(inked > 2_000, "{} is almost empty", path.display());
+    }
+    let left: Vec<_> = [html.parent(), Some(&charts)]
+        .into_iter()
+        .flatten()
+        .flat_map(|dir| std::fs::read_dir(dir).expect("a folder"))
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|name| name.ends_with(".partial"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let blocked = folder.path().join("file");
+    std::fs::write(&blocked, "").expect("a file");
+    let error = write_report(&fixture::run(), &blocked.join("report.html"), None)
+        .expect_err("a file is no folder");
+    assert!(matches!(error, ReportError::Write { .. }));
+    assert!(error.to_string().contains("report.html"), "{error}");
+    let error =
+        write_report(&fixture::run(), Path::new("/"), None).expect_err("a folder is no file");
+    assert!(matches!(error, ReportError::Write { .. }));
+}

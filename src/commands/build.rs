@@ -1,0 +1,213 @@
+//! `kiln build`: one index file from one data set.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use kiln_builder::{BuildReport, BuildRequest, GraphMethod, IndexKind, IndexParams};
+use kiln_datasets::RowSource;
+use kiln_kernels::CpuBackend;
+use kiln_kernels::pq::CodeBits;
+use serde_json::{Map, Value, json};
+
+use super::{IndexArg, MetricArg, UsageError, bytes, metric_of, open_dataset, print, with_threads, write_json};
+use crate::terminal::TerminalProgress;
+
+const EXAMPLES: &str = "\
+Examples:
+  kiln build --dataset sift-128-euclidean.hdf5 --index vamana --out sift.kiln
+  kiln build --dataset base.fbin --metric ip --index ivf-pq --nlist 4096 --m 48 --out base.kiln
+
+Parameters that are not given are derived from the data and printed.";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The data set: a file, or the name of a fetched set
+    #[arg(long, value_name = "FILE|NAME")]
+    dataset: String,
+    /// The kind of index
+    #[arg(long, value_enum)]
+    index: IndexArg,
+    /// The index file to write
+    #[arg(long, value_name = "X.kiln")]
+    out: PathBuf,
+    /// How rows are compared; required where the data set does not say
+    #[arg(long, value_enum)]
+    metric: Option<MetricArg>,
+    #[command(flatten)]
+    params: ParamArgs,
+    /// Threads to use [default: all]
+    #[arg(long, value_name = "T")]
+    threads: Option<usize>,
+    /// What computes
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceArg,
+    /// Write what was built, as JSON, to this file (- for standard output)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Devices that can be asked for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DeviceArg {
+    /// The processor
+    Cpu,
+}
+
+/// How a graph is built.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MethodArg {
+    /// Vamana as published, in batches
+    Insert,
+}
+
+/// Build parameters; each replaces a derived default.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ParamArgs {
+    /// Vamana: how the graph is built [default: insert]
+    #[arg(long, value_enum, help_heading = "Vamana")]
+    method: Option<MethodArg>,
+    /// Vamana: edges a node at most, R [default: 64]
+    #[arg(long, value_name = "R", help_heading = "Vamana")]
+    max_degree: Option<usize>,
+    /// Vamana: candidates kept while inserting, L [default: 100]
+    #[arg(long, value_name = "L", help_heading = "Vamana")]
+    build_list: Option<usize>,
+    /// Vamana: occlusion factor of robust prune [default: 1.2]
+    #[arg(long, value_name = "A", help_heading = "Vamana")]
+    alpha: Option<f32>,
+    /// IVF-PQ: inverted lists [default: about 2 sqrt(n), a power of two]
+    #[arg(long, value_name = "N", help_heading = "IVF-PQ")]
+    nlist: Option<usize>,
+    /// Sub-spaces of the codes [default: dim / 4]
+    #[arg(long, value_name = "M", help_heading = "Codes")]
+    m: Option<usize>,
+    /// Bits a sub-space, 8 or 4 [default: 8]
+    #[arg(long, value_name = "B", help_heading = "Codes", value_parser = parse_bits)]
+    bits: Option<CodeBits>,
+    /// Try a rotation (OPQ) and keep it if it lowers the held-out error
+    #[arg(long, help_heading = "Codes")]
+    opq: bool,
+    /// Seed of every choice [default: 42]
+    #[arg(long, value_name = "S", help_heading = "Codes")]
+    seed: Option<u64>,
+}
+
+fn parse_bits(text: &str) -> Result<CodeBits, String> {
+    text.parse::<u8>().map_err(|_| "use 8 or 4".to_string()).and_then(CodeBits::try_from)
+}
+
+impl ParamArgs {
+    /// The seed given, or the default of every index.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or(42)
+    }
+
+    /// Only what applies to indexes of one kind, where a command builds several.
+    pub fn of_kind(&self, kind: IndexKind) -> Self {
+        match kind {
+            IndexKind::Vamana => Self { nlist: None, ..self.clone() },
+            IndexKind::IvfPq => Self { method: None, max_degree: None, build_list: None, alpha: None, ..self.clone() },
+        }
+    }
+
+    /// Defaults for this data, with what the user gave in their place. A parameter of the other kind of
+    /// index is refused, not ignored.
+    pub fn resolve(&self, kind: IndexKind, source: &dyn RowSource) -> Result<IndexParams, UsageError> {
+        let mut params = IndexParams::defaults(kind, source.len(), source.dim());
+        let foreign: &[(&str, bool)] = match kind {
+            IndexKind::Vamana => &[("--nlist", self.nlist.is_some())],
+            IndexKind::IvfPq => &[
+                ("--method", self.method.is_some()),
+                ("--max-degree", self.max_degree.is_some()),
+                ("--build-list", self.build_list.is_some()),
+                ("--alpha", self.alpha.is_some()),
+            ],
+        };
+        if let Some((name, _)) = foreign.iter().find(|(_, given)| *given) {
+            return Err(UsageError(format!("{name} does not apply to a {kind} index: remove it")));
+        }
+        match &mut params {
+            IndexParams::Vamana(p) => {
+                p.method = match self.method {
+                    Some(MethodArg::Insert) | None => GraphMethod::Insert,
+                };
+                p.max_degree = self.max_degree.unwrap_or(p.max_degree);
+                p.build_list = self.build_list.unwrap_or(p.build_list);
+                p.alpha = self.alpha.unwrap_or(p.alpha);
+                (p.m, p.bits) = (self.m.unwrap_or(p.m), self.bits.unwrap_or(p.bits));
+                (p.opq, p.seed) = (self.opq, self.seed.unwrap_or(p.seed));
+            }
+            IndexParams::IvfPq(p) => {
+                p.nlist = self.nlist.unwrap_or(p.nlist);
+                (p.m, p.bits) = (self.m.unwrap_or(p.m), self.bits.unwrap_or(p.bits));
+                (p.opq, p.seed) = (self.opq, self.seed.unwrap_or(p.seed));
+            }
+        }
+        params.validate(source.dim()).map_err(|error| UsageError(error.to_string()))?;
+        Ok(params)
+    }
+}
+
+/// Parameters in one line, for the log.
+pub fn describe(params: &IndexParams) -> String {
+    let pairs: Vec<String> =
+        params.by_name().iter().map(|(name, value)| format!("{name} {}", value.to_string().trim_matches('"'))).collect();
+    format!("{}: {}", params.kind(), pairs.join(", "))
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let DeviceArg::Cpu = args.device;
+    let dataset = open_dataset(&args.dataset)?;
+    let metric = metric_of(args.metric, &dataset)?;
+    let params = args.params.resolve(args.index.into(), dataset.base.as_ref())?;
+    tracing::info!("{}, metric {metric}", describe(&params));
+    let request = BuildRequest {
+        source: dataset.base.as_ref(),
+        dataset_name: dataset.name.clone(),
+        dataset_fingerprint: dataset.fingerprint.clone(),
+        metric,
+        params,
+        out: &args.out,
+    };
+    let progress = TerminalProgress::new();
+    let report = with_threads(args.threads, || kiln_builder::build(&CpuBackend::new(), &request, &progress))??;
+    drop(progress);
+    if let Some(path) = &args.json {
+        write_json(path, &document(&report))?;
+    }
+    if args.json.as_deref() != Some("-".as_ref()) {
+        print(&format!(
+            "{}: {}, {:.1} s ({:.1} CPU-s), peak memory {}",
+            report.path.display(),
+            bytes(report.index_bytes),
+            report.total_seconds,
+            report.cpu_seconds,
+            bytes(report.peak_rss_bytes)
+        ))?;
+    }
+    Ok(())
+}
+
+/// The JSON document of a build.
+fn document(report: &BuildReport) -> Value {
+    let mut seconds: Map<String, Value> =
+        report.stage_seconds.iter().map(|(stage, s)| (stage.clone(), json!(s))).collect();
+    seconds.insert("total".into(), json!(report.total_seconds));
+    json!({
+        "index": report.index.name(),
+        "path": report.path,
+        "params": report.params.by_name(),
+        "dataset": report.dataset,
+        "n": report.n,
+        "dim": report.dim,
+        "metric": report.metric,
+        "dtype": report.dtype,
+        "device": report.device,
+        "threads": report.threads,
+        "seconds": seconds,
+        "cpu_seconds": report.cpu_seconds,
+        "peak_rss_bytes": report.peak_rss_bytes,
+        "index_bytes": report.index_bytes,
+    })
+}

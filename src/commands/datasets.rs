@@ -1,0 +1,280 @@
+//! `kiln datasets`: list, fetch, look at, convert and make data sets, and compute their truth.
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use kiln_datasets::{
+    Content, Dataset, FetchOptions, Registry, RowSource, SynthSource, SynthSpec, Truth, convert, exact_truth, fetch,
+    local_dimension, open_queries, open_rows, verify_truth, write_truth,
+};
+use kiln_kernels::{CpuBackend, DType, Metric};
+use serde_json::json;
+
+use super::{MetricArg, UsageError, bytes, cache_dir, metric_of, open_dataset, print, shape, summary, thousands, with_threads, write_json};
+use crate::terminal::TerminalProgress;
+
+/// Rows that exact search may hold at once.
+const TRUTH_MEMORY: u64 = 2 << 30;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the data sets that Kiln knows by name
+    List(ListArgs),
+    /// Download a data set into the cache ($KILN_DATA); a download that broke off goes on
+    Fetch(FetchArgs),
+    /// Show what a file or set holds, and check a sample of its truth
+    Info(InfoArgs),
+    /// Write rows in another format, exactly
+    Convert(ConvertArgs),
+    /// Compute exact nearest neighbours
+    Truth(TruthArgs),
+    /// Make a synthetic data set of a chosen intrinsic dimension
+    Synth(SynthArgs),
+}
+
+#[derive(clap::Args)]
+struct ListArgs {
+    /// Write the list, as JSON, to this file (- for standard output)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  kiln datasets fetch sift-128-euclidean")]
+struct FetchArgs {
+    /// A name from `kiln datasets list`
+    name: String,
+    /// The SHA-256 that the (base) file must have
+    #[arg(long, value_name = "HEX")]
+    sha256: Option<String>,
+    /// The folder to fetch into [default: $KILN_DATA, else the user's cache]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct InfoArgs {
+    /// A file, or the name of a fetched set
+    dataset: String,
+    /// How rows are compared, where the data set does not say
+    #[arg(long, value_enum)]
+    metric: Option<MetricArg>,
+    /// Truth rows to check
+    #[arg(long, default_value_t = 100)]
+    sample: usize,
+    /// Estimate the local intrinsic dimension as well (exact search for 1,000 rows)
+    #[arg(long)]
+    lid: bool,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  kiln datasets convert sift.hdf5 sift.u8bin\n  kiln datasets convert base.fvecs base.npy")]
+struct ConvertArgs {
+    /// A file, or the name of a fetched set
+    from: String,
+    /// The file to write; its extension names the format: .hdf5 .fbin .f16bin .u8bin .i8bin .fvecs .bvecs .npy
+    to: PathBuf,
+    /// Write the queries instead of the base rows
+    #[arg(long)]
+    queries: bool,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  kiln datasets truth base.fbin --queries query.fbin --metric l2 --out set.hdf5\n  kiln datasets truth set.hdf5 --k 200 --out truth.ibin")]
+struct TruthArgs {
+    /// The base rows: a file, or the name of a fetched set
+    dataset: String,
+    /// The queries [default: the data set's own]
+    #[arg(long, value_name = "FILE")]
+    queries: Option<PathBuf>,
+    /// How rows are compared; required where the data set does not say
+    #[arg(long, value_enum)]
+    metric: Option<MetricArg>,
+    /// Neighbours a query
+    #[arg(long, default_value_t = 100)]
+    k: usize,
+    /// The file to write: .hdf5 (with base and queries), .ibin, .ivecs or .npy
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Threads to use [default: all]
+    #[arg(long, value_name = "T")]
+    threads: Option<usize>,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  kiln datasets synth --rows 1000000 --dim 128 --dtype u8 --lid 20 --out synth.hdf5\n  kiln datasets synth --rows 10000000 --dim 96 --out synth.fbin --queries 0")]
+struct SynthArgs {
+    /// Base rows
+    #[arg(long)]
+    rows: u64,
+    /// Coordinates a row
+    #[arg(long)]
+    dim: usize,
+    /// Local intrinsic dimension to show, 8 to 32 held within 15%
+    #[arg(long, default_value_t = 16.0)]
+    lid: f64,
+    /// Clusters [default: one for 5,000 rows]
+    #[arg(long)]
+    clusters: Option<u64>,
+    /// Skew of cluster sizes: 0 equal, 1 as Zipf's law
+    #[arg(long, default_value_t = 0.0)]
+    imbalance: f64,
+    /// Element type
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: DTypeArg,
+    /// Seed
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Queries (written, with their truth, into an .hdf5 only)
+    #[arg(long, default_value_t = 1000)]
+    queries: u64,
+    /// Neighbours a query in the truth
+    #[arg(long, default_value_t = 100)]
+    k: usize,
+    /// The file to write; its extension names the format
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Element types.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DTypeArg {
+    F32,
+    F16,
+    U8,
+    I8,
+}
+
+impl From<DTypeArg> for DType {
+    fn from(arg: DTypeArg) -> DType {
+        match arg {
+            DTypeArg::F32 => DType::F32,
+            DTypeArg::F16 => DType::F16,
+            DTypeArg::U8 => DType::U8,
+            DTypeArg::I8 => DType::I8,
+        }
+    }
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::List(args) => list(args),
+        Command::Fetch(args) => fetch_set(args),
+        Command::Info(args) => info(args),
+        Command::Convert(args) => convert_file(args),
+        Command::Truth(args) => truth(args),
+        Command::Synth(args) => synth(args),
+    }
+}
+
+fn list(args: ListArgs) -> anyhow::Result<()> {
+    let entries = Registry::built_in().entries();
+    if let Some(path) = &args.json {
+        let sets: Vec<_> = entries
+            .iter()
+            .map(|e| {
+                json!({ "name": e.name, "rows": e.rows, "dim": e.dim, "metric": e.metric, "dtype": e.dtype,
+                    "queries": e.queries, "bytes": e.bytes, "url": e.url, "unsupported": e.unsupported })
+            })
+            .collect();
+        return write_json(path, &sets);
+    }
+    let mut lines = vec![format!("{:<36} {:>13} {:>6} {:<6} {:<6} {:>10}  address", "name", "rows", "dim", "type", "metric", "size")];
+    for e in entries {
+        let metric = if e.unsupported.is_some() { "-" } else { e.metric.name() };
+        let size = e.bytes.map_or("?".to_string(), bytes);
+        let note = e.unsupported.as_ref().map_or(String::new(), |why| format!("  (not supported: {why})"));
+        lines.push(format!("{:<36} {:>13} {:>6} {:<6} {metric:<6} {size:>10}  {}{note}", e.name, thousands(e.rows), e.dim, e.dtype.name(), e.url));
+    }
+    print(&lines.join("\n"))
+}
+
+fn fetch_set(args: FetchArgs) -> anyhow::Result<()> {
+    let dir = args.dir.unwrap_or_else(cache_dir);
+    let options = FetchOptions { sha256: args.sha256, ..FetchOptions::default() };
+    let path = fetch(&args.name, &dir, &options, &TerminalProgress::new())?;
+    print(&path.display().to_string())
+}
+
+fn info(args: InfoArgs) -> anyhow::Result<()> {
+    let dataset = Dataset::open(&args.dataset, &cache_dir())?;
+    let mut lines = vec![summary(&dataset), format!("file         {}", dataset.path.display()), format!("fingerprint  {}", dataset.fingerprint)];
+    let metric = args.metric.map(Metric::from).or(dataset.metric);
+    if let (Some(metric), true, true) = (metric, dataset.queries.is_some(), dataset.truth.is_some()) {
+        let issues = verify_truth(&dataset, metric, args.sample, 1)?;
+        for issue in &issues {
+            tracing::warn!("{}: {issue}", dataset.path.display());
+        }
+        lines.push(format!("truth        {} of {} sampled rows are wrong", issues.len(), args.sample.min(dataset.truth.as_ref().map_or(0, Truth::queries))));
+    }
+    if args.lid {
+        let lid = local_dimension(&CpuBackend::new(), dataset.base.as_ref(), 1000, 1, TRUTH_MEMORY, &TerminalProgress::new())?;
+        lines.push(lid.median().map_or("LID          unknown".into(), |m| format!("LID          {m:.1} (median of 1,000 rows, maximum likelihood, k = 100)")));
+    }
+    print(&lines.join("\n"))
+}
+
+fn convert_file(args: ConvertArgs) -> anyhow::Result<()> {
+    let dataset = open_dataset(&args.from)?;
+    let progress = TerminalProgress::new();
+    if args.queries {
+        let Some(queries) = &dataset.queries else {
+            return Err(UsageError(format!("{} has no queries: leave out --queries", args.from)).into());
+        };
+        convert(&Content::rows(queries.as_ref()), &args.to, &progress)?;
+    } else {
+        convert(&Content::from(&dataset), &args.to, &progress)?;
+    }
+    drop(progress);
+    print(&args.to.display().to_string())
+}
+
+fn truth(args: TruthArgs) -> anyhow::Result<()> {
+    let dataset = open_dataset(&args.dataset)?;
+    let metric = metric_of(args.metric, &dataset)?;
+    let given = args.queries.as_deref().map(open_queries).transpose()?;
+    let queries: &dyn RowSource = match (&given, &dataset.queries) {
+        (Some(given), _) => given.as_ref(),
+        (None, Some(own)) => own.as_ref(),
+        (None, None) => return Err(UsageError(format!("{} has no queries: add --queries FILE", args.dataset)).into()),
+    };
+    let progress = TerminalProgress::new();
+    let base = dataset.base.as_ref();
+    let truth = with_threads(args.threads, || exact_truth(&CpuBackend::new(), base, queries, metric, args.k, TRUTH_MEMORY, &progress))??;
+    let content = Content { base, queries: Some(queries), truth: Some(&truth), metric: Some(metric) };
+    write_truth(&content, &args.out, &progress)?;
+    drop(progress);
+    print(&format!("{}: {} x {} neighbours by {metric}", args.out.display(), truth.queries(), truth.depth()))
+}
+
+fn synth(args: SynthArgs) -> anyhow::Result<()> {
+    let defaults = SynthSpec::new(args.rows, args.dim, args.lid);
+    let spec = SynthSpec {
+        seed: args.seed,
+        clusters: args.clusters.unwrap_or(defaults.clusters),
+        imbalance: args.imbalance,
+        dtype: args.dtype.into(),
+        ..defaults
+    };
+    let base = SynthSource::new(&spec)?;
+    let progress = TerminalProgress::new();
+    let whole = args.out.extension().is_some_and(|e| e == "hdf5" || e == "h5") && args.queries > 0;
+    if whole {
+        let queries = base.queries(args.queries);
+        let k = args.k.min(usize::try_from(args.rows).unwrap_or(usize::MAX));
+        let truth = exact_truth(&CpuBackend::new(), &base, &queries, Metric::L2, k, TRUTH_MEMORY, &progress)?;
+        let content = Content { base: &base, queries: Some(&queries), truth: Some(&truth), metric: Some(Metric::L2) };
+        convert(&content, &args.out, &progress)?;
+    } else {
+        convert(&Content::rows(&base), &args.out, &progress)?;
+    }
+    drop(progress);
+    let written = if whole { Dataset::open_file(&args.out)?.base } else { open_rows(&args.out)? };
+    print(&format!("{}: {}", args.out.display(), shape(written.as_ref())))
+}

@@ -1,0 +1,226 @@
+//! `kiln search`: a query set against one index file, answered and measured.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use kiln_builder::{Effort, Index, IndexKind, Navigate, Residency, SearchParams, Searcher, StoredRows};
+use kiln_datasets::{
+    Content, Dataset, MemorySource, RowSource, Truth, convert, open_queries, read_all, write_truth,
+};
+use kiln_eval::metrics::search_row;
+use kiln_eval::{QueryAnswers, SingleSearch, measure_single};
+use kiln_kernels::{NoProgress, Rows};
+
+use super::{UsageError, bytes, print, shape, thousands, with_threads, write_json};
+
+const EXAMPLES: &str = "\
+Examples:
+  kiln search sift.kiln --queries sift-128-euclidean.hdf5 --search-list 40
+  kiln search sift.kiln --queries sift-128-euclidean.hdf5 --residency ssd --navigate codes --threads 2
+  kiln search base.kiln --queries query.fbin --truth truth.ibin --nprobe 32 --out answers.npy
+
+Recall is told where truth is known: from --truth, or from the HDF5 file of the queries.";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The index file
+    #[arg(value_name = "X.kiln")]
+    index: PathBuf,
+    /// The queries: HDF5 (its `test`), .npy, .fbin, .u8bin, .fvecs, ...
+    #[arg(long, value_name = "FILE")]
+    queries: PathBuf,
+    /// Ground truth: HDF5 (its `neighbors`), .ibin, .ivecs or .npy
+    #[arg(long, value_name = "FILE")]
+    truth: Option<PathBuf>,
+    /// Neighbours wanted
+    #[arg(long, default_value_t = 10)]
+    k: usize,
+    /// Vamana: candidates kept during the walk, L [default: 4 k, at least 40]
+    #[arg(long, value_name = "L", conflicts_with = "nprobe")]
+    search_list: Option<usize>,
+    /// Vamana: how neighbours are scored
+    #[arg(long, value_enum, default_value = "exact")]
+    navigate: NavigateArg,
+    /// IVF-PQ: lists scanned [default: 32]
+    #[arg(long, value_name = "P")]
+    nprobe: Option<usize>,
+    /// IVF-PQ: candidates re-ranked by exact distance [default: 20 k, at least 100]
+    #[arg(long, value_name = "N", conflicts_with = "search_list")]
+    rerank: Option<usize>,
+    /// Threads that search; 1 is measured as latency-1, more as throughput
+    #[arg(long, value_name = "T", default_value_t = 1)]
+    threads: usize,
+    /// Where the index is while it is searched
+    #[arg(long, value_enum, default_value = "memory")]
+    residency: ResidencyArg,
+    /// Write ids (queries x k, int64, -1 where there are fewer) to R.npy and distances to R.distances.npy
+    #[arg(long, value_name = "R.npy")]
+    out: Option<PathBuf>,
+    /// Write the figures, as JSON, to this file (- for standard output)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Where an index is while it is searched.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ResidencyArg {
+    /// Read into memory first
+    Memory,
+    /// Left on the drive, read by page past the page cache
+    Ssd,
+}
+
+impl From<ResidencyArg> for Residency {
+    fn from(arg: ResidencyArg) -> Residency {
+        match arg {
+            ResidencyArg::Memory => Residency::Memory,
+            ResidencyArg::Ssd => Residency::Ssd,
+        }
+    }
+}
+
+/// How neighbours are scored.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum NavigateArg {
+    /// By exact distance; on SSD each neighbour costs its page
+    Exact,
+    /// By codes in memory; only expanded nodes are read
+    Codes,
+}
+
+impl From<NavigateArg> for Navigate {
+    fn from(arg: NavigateArg) -> Navigate {
+        match arg {
+            NavigateArg::Exact => Navigate::Exact,
+            NavigateArg::Codes => Navigate::Codes,
+        }
+    }
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let searcher = Index::open(&args.index, args.residency.into())?;
+    let effort = effort(&args, &searcher)?;
+    let source = open_queries(&args.queries)?;
+    check_queries(&args, &searcher, source.as_ref())?;
+    let queries = read_all(source.as_ref(), |_| ())?;
+    tracing::info!(
+        "{}: {} rows, {}; queries {}; {effort:?}",
+        args.index.display(),
+        thousands(searcher.len()),
+        bytes(searcher.serving_bytes()) + " in memory",
+        shape(source.as_ref())
+    );
+    if searcher.residency() == Residency::Ssd && matches!(effort, Effort::Graph { navigate: Navigate::Exact, .. }) {
+        tracing::info!("every neighbour's page is read; --navigate codes reads expanded nodes only");
+    }
+    let truth = truth(&args)?;
+    let base = truth.as_ref().map(|_| base_rows(&args.queries, &searcher));
+    let request = SingleSearch {
+        searcher: &searcher,
+        queries: queries.view(),
+        params: SearchParams { k: args.k, effort },
+        threads: args.threads,
+        truth: truth.as_ref().zip(base.as_deref()).map(|(truth, base)| (truth.ids.view(), base)),
+    };
+    let measured = with_threads(Some(args.threads), || measure_single(&request))??;
+    if let Some(out) = &args.out {
+        write_answers(out, &measured.answers)?;
+    }
+    let row = search_row(&measured.setting, &measured.build).context("no pass over the queries was measured")?;
+    if let Some(path) = &args.json {
+        write_json(path, &row)?;
+        if path.as_os_str() == "-" {
+            return Ok(());
+        }
+    }
+    let recall = row.recall.map_or("recall unknown (no truth)".to_string(), |r| format!("recall@{} {r:.4}", args.k));
+    let pages = row.pages_per_query.map_or(String::new(), |p| format!(", {p:.1} pages a query"));
+    print(&format!(
+        "{recall}, {:.0} queries/s (95% interval {:.0} to {:.0}), latency p50 {:.0} us, p99 {:.0} us{pages}",
+        row.qps.median, row.qps.lo, row.qps.hi, row.latency_us.p50, row.latency_us.p99
+    ))
+}
+
+/// The effort that the flags ask for; a flag of the other kind of index is refused.
+fn effort(args: &Args, searcher: &Searcher) -> Result<Effort, UsageError> {
+    let kind = searcher.kind();
+    let refuse = |flag: &str, use_instead: &str| {
+        Err(UsageError(format!("{} is a {kind} index: {flag} does not apply, use {use_instead}", args.index.display())))
+    };
+    let zero = [("--search-list", args.search_list), ("--nprobe", args.nprobe), ("--rerank", args.rerank)];
+    if let Some((flag, _)) = zero.iter().find(|(_, value)| *value == Some(0)) {
+        return Err(UsageError(format!("{flag} 0: use 1 or more")));
+    }
+    match (kind, Effort::default_for(kind, args.k)) {
+        (IndexKind::Vamana, _) if args.nprobe.is_some() => refuse("--nprobe", "--search-list"),
+        (IndexKind::Vamana, _) if args.rerank.is_some() => refuse("--rerank", "--search-list"),
+        (IndexKind::IvfPq, _) if args.search_list.is_some() => refuse("--search-list", "--nprobe"),
+        (IndexKind::IvfPq, _) if matches!(args.navigate, NavigateArg::Codes) => refuse("--navigate", "--nprobe"),
+        (_, Effort::Graph { search_list, .. }) => {
+            Ok(Effort::Graph { search_list: args.search_list.unwrap_or(search_list), navigate: args.navigate.into() })
+        }
+        (_, Effort::Lists { nprobe, rerank }) => {
+            let (asked, nlist) = (args.nprobe.unwrap_or(nprobe), searcher.nlist().unwrap_or(usize::MAX));
+            if args.nprobe.is_some() && asked > nlist {
+                tracing::warn!("--nprobe {asked}: the index has {nlist} lists; all are scanned");
+            }
+            Ok(Effort::Lists { nprobe: asked.min(nlist), rerank: args.rerank.unwrap_or(rerank) })
+        }
+    }
+}
+
+fn check_queries(args: &Args, searcher: &Searcher, queries: &dyn RowSource) -> anyhow::Result<()> {
+    if args.k == 0 {
+        return Err(UsageError("--k 0: use 1 or more".into()).into());
+    }
+    if let Some(out) = args.out.as_ref().filter(|out| out.extension().is_none_or(|e| e != "npy")) {
+        return Err(UsageError(format!("--out {}: answers are written as .npy; name it so", out.display())).into());
+    }
+    anyhow::ensure!(
+        queries.dim() == searcher.dim(),
+        "{}: its rows have {} coordinates, {} has {}; use queries of the same data set",
+        args.queries.display(),
+        queries.dim(),
+        args.index.display(),
+        searcher.dim()
+    );
+    if args.k as u64 > searcher.len() {
+        tracing::warn!("--k {}: the index has {} rows; answers are padded with -1", args.k, searcher.len());
+    }
+    Ok(())
+}
+
+/// Truth from the file given, else from the queries' own HDF5 file where it holds some.
+fn truth(args: &Args) -> anyhow::Result<Option<Truth>> {
+    if let Some(path) = &args.truth {
+        return Ok(Some(Truth::open(path)?));
+    }
+    Ok(hdf5(&args.queries).and_then(|dataset| dataset.truth))
+}
+
+/// The data set of an HDF5 file of queries, where the file holds one.
+fn hdf5(path: &Path) -> Option<Dataset> {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    matches!(extension, "hdf5" | "h5").then(|| Dataset::open_file(path).ok()).flatten()
+}
+
+/// The rows that answers are judged on: those of the queries' own file where it is the data set that was
+/// indexed, else the vectors that the index keeps.
+fn base_rows<'a>(queries: &Path, searcher: &'a Searcher) -> Box<dyn RowSource + 'a> {
+    match hdf5(queries) {
+        Some(dataset) if dataset.fingerprint == searcher.meta().dataset_fingerprint => dataset.base,
+        _ => Box::new(StoredRows::new(searcher)),
+    }
+}
+
+/// Writes ids to `R.npy` and distances to `R.distances.npy`.
+fn write_answers(out: &Path, answers: &QueryAnswers) -> anyhow::Result<()> {
+    let distances = MemorySource::new(Rows::F32(answers.distances.clone()), out);
+    let ids = Truth { ids: answers.ids.clone(), distances: None };
+    let content = Content { truth: Some(&ids), ..Content::rows(&distances) };
+    write_truth(&content, out, &NoProgress)?;
+    convert(&Content::rows(&distances), &out.with_extension("distances.npy"), &NoProgress)?;
+    Ok(())
+}

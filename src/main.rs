@@ -1,0 +1,83 @@
+//! `kiln`: parse, run one command, exit. 0 is success, 1 a failure, 2 a command line that cannot work.
+
+mod commands;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use commands::{UsageError, bench, build, completions, datasets, devices, inspect, report, search};
+
+/// Builds, searches and measures approximate-nearest-neighbour indexes that live in one file on an SSD.
+#[derive(Parser)]
+#[command(name = "kiln", version, propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    /// Print less on standard error: warnings and errors only.
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print more on standard error.
+    #[arg(long, short, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kiln bench                                            both indexes over the embedded demo, with a report
+  kiln bench --dataset sift.hdf5 --index vamana --threads 1,2
+  kiln build --dataset sift.hdf5 --index vamana --out sift.kiln
+  kiln search sift.kiln --queries sift.hdf5 --search-list 40 --residency ssd
+
+Exit codes: 0 success, 1 failure, 2 usage. Results go to standard output, all else to standard error.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build indexes, measure them and write a report
+    #[command(display_order = 1)]
+    Bench(bench::Args),
+    /// Build one index file
+    #[command(display_order = 2)]
+    Build(build::Args),
+    /// Search an index file with a set of queries
+    #[command(display_order = 3)]
+    Search(search::Args),
+    /// Show what an index file holds, and verify it
+    #[command(display_order = 4)]
+    Inspect(inspect::Args),
+    /// Write the report of a run folder again
+    #[command(display_order = 5)]
+    Report(report::Args),
+    /// List, fetch, convert and make data sets
+    #[command(display_order = 6)]
+    Datasets(datasets::Args),
+    /// List the devices that can compute
+    #[command(display_order = 7)]
+    Devices(devices::Args),
+    /// Print a shell completion script, or write man pages
+    #[command(display_order = 8)]
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    terminal::start_logging(cli.quiet, cli.verbose);
+    let outcome = match cli.command {
+        Command::Bench(args) => bench::run(args),
+        Command::Build(args) => build::run(args),
+        Command::Search(args) => search::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Report(args) => report::run(args),
+        Command::Datasets(args) => datasets::run(args),
+        Command::Devices(args) => devices::run(args),
+        Command::Completions(args) => completions::run(args, Cli::command()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if terminal::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}

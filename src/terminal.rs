@@ -1,0 +1,149 @@
+//! What the user sees of long work: logs and progress on standard error.
+//!
+//! On a terminal a bar with an estimate; elsewhere a plain line when a stage begins and every ten seconds.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use kiln_kernels::Progress;
+use tracing_subscriber::EnvFilter;
+
+/// The bar on the terminal, so that log lines are printed above it and not through it.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Sends logs to standard error. `KILN_LOG` overrides the two switches (`KILN_LOG=debug`).
+pub fn start_logging(quiet: bool, verbose: bool) {
+    let default = if quiet { "warn" } else if verbose { "debug" } else { "info" };
+    let filter = EnvFilter::try_from_env("KILN_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| LogLine(Vec::new()))
+        .with_target(false)
+        .without_time()
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
+/// One log line, printed whole when dropped.
+struct LogLine(Vec<u8>);
+
+impl std::io::Write for LogLine {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for LogLine {
+    fn drop(&mut self) {
+        use std::io::Write as _;
+        let print = || {
+            // There is nowhere left to report that standard error is closed.
+            let _ = std::io::stderr().write_all(&self.0);
+        };
+        let bar = BAR.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        match bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+/// True when standard output was closed by its reader (`kiln ... | head`).
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::BrokenPipe)
+}
+
+/// Shows stages of work on the terminal, or as plain lines.
+pub struct TerminalProgress {
+    interactive: bool,
+    plain: Mutex<Option<PlainStage>>,
+}
+
+struct PlainStage {
+    name: String,
+    total: u64,
+    done: u64,
+    began: Instant,
+    spoke: Instant,
+}
+
+/// Time between plain lines of one stage.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+impl TerminalProgress {
+    pub fn new() -> Self {
+        Self { interactive: std::io::IsTerminal::is_terminal(&std::io::stderr()), plain: Mutex::new(None) }
+    }
+
+    fn end_stage(&self) {
+        if let Some(bar) = BAR.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take() {
+            bar.finish_and_clear();
+        }
+        if let Some(stage) = self.plain.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take() {
+            let seconds = stage.began.elapsed().as_secs_f64();
+            if seconds >= 1.0 {
+                tracing::info!("{}: done in {seconds:.1} s", stage.name);
+            }
+        }
+    }
+}
+
+impl Progress for TerminalProgress {
+    fn stage(&self, name: &str, total: u64) {
+        self.end_stage();
+        if !self.interactive {
+            let now = Instant::now();
+            let stage = PlainStage { name: name.to_string(), total, done: 0, began: now, spoke: now };
+            *self.plain.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(stage);
+            return;
+        }
+        let bar = if total == 0 { ProgressBar::new_spinner() } else { ProgressBar::new(total) };
+        let template = match total {
+            0 => "{spinner} {msg} {elapsed}",
+            _ => "{msg:>10} {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left",
+        };
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(name.to_string());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        *BAR.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(bar);
+    }
+
+    fn advance(&self, units: u64) {
+        if self.interactive {
+            if let Some(bar) = BAR.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).as_ref() {
+                bar.inc(units);
+            }
+            return;
+        }
+        let mut plain = self.plain.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Some(stage) = plain.as_mut() else { return };
+        stage.done += units;
+        if stage.spoke.elapsed() < PLAIN_INTERVAL || stage.done == 0 || stage.total == 0 {
+            return;
+        }
+        stage.spoke = Instant::now();
+        let elapsed = stage.began.elapsed().as_secs_f64();
+        let left = elapsed * (stage.total.saturating_sub(stage.done)) as f64 / stage.done as f64;
+        let percent = 100.0 * stage.done as f64 / stage.total as f64;
+        let (name, line) = (stage.name.clone(), format!("{percent:.0}%, {elapsed:.0} s, about {left:.0} s left"));
+        drop(plain);
+        tracing::info!("{name}: {line}");
+    }
+
+    fn finish(&self) {
+        self.end_stage();
+    }
+}
+
+impl Drop for TerminalProgress {
+    fn drop(&mut self) {
+        self.end_stage();
+    }
+}
