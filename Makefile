@@ -26,6 +26,7 @@ setup-test:
 
 bench: setup
 	$(CARGO) build --release
+	rm -rf $(DEMO)
 	target/release/kiln bench --out $(DEMO)
 	@echo "The report is $(CURDIR)/$(DEMO)/report.html: one file, open it in a browser."
 

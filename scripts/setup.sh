@@ -125,7 +125,7 @@ become_root() {
 install_missing() {
   manager=$(find_manager)
   [ "$manager" != none ] || fail "missing: $missing; and there is no package manager that this script knows. \
-Install a C compiler, pkg-config and HDF5 with its headers (set HDF5_DIR where it is in an unusual place), then try again"
+Install a C compiler, pkg-config and HDF5 with its headers (set HDF5_DIR where they are hard to find), then try again"
 
   packages=
   for thing in $missing; do
@@ -151,7 +151,7 @@ $(printf '%s\n' "$lines" | sed 's/^/    /')"
   look
   case "$missing" in
     '') ;;
-    *hdf5) fail "$manager installed $packages, yet HDF5 is not found: set HDF5_DIR to the folder of its include and lib" ;;
+    *hdf5) fail "$manager installed $packages, yet HDF5 is not found: set HDF5_DIR to where its include and lib are" ;;
     *) fail "$manager installed $packages, and still missing: $missing" ;;
   esac
 }
@@ -170,13 +170,13 @@ $rust_hint"
 
   wanted=$(sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' "$here/Cargo.toml")
   is_at_least "$version" "${wanted:-0.0}" || fail "cargo is $version, and Kiln needs Rust $wanted or newer. With rustup: \
-rustup update stable.  Without it: $rust_hint"
+rustup update stable. Without it: $rust_hint"
 
   [ "$1" = --test ] || return 0
   for component in rustfmt clippy; do
     case $component in rustfmt) tool=fmt ;; *) tool=clippy ;; esac
     cargo "$tool" --version >/dev/null 2>&1 || fail "there is no cargo $tool. With rustup: \
-rustup component add $component.  Without it: install your system's package for $component"
+rustup component add $component. Without it: install your system's package for $component"
   done
 }
 

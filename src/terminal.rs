@@ -14,7 +14,13 @@ static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Sends logs to standard error. `KILN_LOG` overrides the two switches (`KILN_LOG=debug`).
 pub fn start_logging(quiet: bool, verbose: bool) {
-    let default = if quiet { "warn" } else if verbose { "debug" } else { "info" };
+    let default = if quiet {
+        "warn"
+    } else if verbose {
+        "debug"
+    } else {
+        "info"
+    };
     let filter = EnvFilter::try_from_env("KILN_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -58,6 +64,17 @@ impl Drop for LogLine {
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
     kind == Some(std::io::ErrorKind::BrokenPipe)
+}
+
+/// An error with its causes in one line; a cause that is told already is not told again.
+pub fn told(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 /// Shows stages of work on the terminal, or as plain lines.

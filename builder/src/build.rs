@@ -82,7 +82,8 @@ pub fn build<B: Backend>(
     progress: &dyn Progress,
 ) -> Result<BuildReport, BuilderError> {
     let (n, dim) = (request.source.len(), request.source.dim());
-    let refuse = |problem: String| Err(BuilderError::Mismatch(format!("{}: {problem}", request.source.path().display())));
+    let refuse =
+        |problem: String| Err(BuilderError::Mismatch(format!("{}: {problem}", request.source.path().display())));
     if n == 0 || dim == 0 {
         return refuse(format!("{n} rows of {dim} coordinates; an index needs at least one of each"));
     }
@@ -102,11 +103,12 @@ pub fn build<B: Backend>(
     }
 
     let entry = match &mut params {
-        IndexParams::Vamana(p) => Some(vamana::build::build_and_write(
-            backend, &rows, request.metric, p, &mut writer, &mut watch, progress,
-        )?),
+        IndexParams::Vamana(p) => {
+            Some(vamana::build::build_and_write(backend, &rows, request.metric, p, &mut writer, &mut watch, progress)?)
+        }
         IndexParams::IvfPq(p) => {
-            p.nlist = ivf::build::build_and_write(backend, &rows, request.metric, p, &mut writer, &mut watch, progress)?;
+            p.nlist =
+                ivf::build::build_and_write(backend, &rows, request.metric, p, &mut writer, &mut watch, progress)?;
             None
         }
     };
@@ -121,8 +123,18 @@ pub fn build<B: Backend>(
         isa: Isa::best().name().to_string(),
         entry,
     };
-    let json = serde_json::to_vec_pretty(&meta).map_err(std::io::Error::other).map_err(BuilderError::io(request.out, "describe"))?;
+    let json = serde_json::to_vec_pretty(&meta)
+        .map_err(std::io::Error::other)
+        .map_err(BuilderError::io(request.out, "describe"))?;
     writer.section(Section::Meta, |sink| sink.write(&json))?;
+    // The report of an index that is about to be replaced must not pass for the new one's.
+    let report_path = beside(request.out, ".build.json");
+    match std::fs::remove_file(&report_path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(BuilderError::io(&report_path, "remove")(error));
+        }
+        _ => {}
+    }
     let index_bytes = writer.finish(|| watch.stage("fsync", 0))?;
 
     let (stage_seconds, total_seconds, cpu_seconds, peak_rss_bytes) = watch.finish();
@@ -143,15 +155,23 @@ pub fn build<B: Backend>(
         peak_rss_bytes,
         index_bytes,
     };
-    write_report(&report)?;
+    if let Err(error) = write_report(&report, &report_path) {
+        tracing::warn!("{error}; the index itself is whole: {}", request.out.display());
+    }
     Ok(report)
 }
 
-/// Writes `X.kiln.build.json` beside the index.
-fn write_report(report: &BuildReport) -> Result<(), BuilderError> {
-    let mut name = report.path.as_os_str().to_owned();
-    name.push(".build.json");
-    let path = PathBuf::from(name);
-    let json = serde_json::to_vec_pretty(report).map_err(std::io::Error::other).map_err(BuilderError::io(&path, "describe"))?;
-    std::fs::write(&path, json).map_err(BuilderError::io(&path, "write"))
+/// `X.kiln` with `suffix` appended.
+fn beside(index: &Path, suffix: &str) -> PathBuf {
+    let mut name = index.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Writes the report beside the index, whole or not at all.
+fn write_report(report: &BuildReport, path: &Path) -> Result<(), BuilderError> {
+    let partial = beside(path, ".partial");
+    let json = serde_json::to_vec_pretty(report).map_err(std::io::Error::other);
+    let written = json.and_then(|json| std::fs::write(&partial, json)).and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(BuilderError::io(path, "write"))
 }

@@ -27,7 +27,7 @@ pub struct VamanaParams {
     /// Candidates kept while inserting, L.
     pub build_list: usize,
     /// Occlusion factor of robust prune, at least 1.
-    pub alpha: f32,
+    pub alpha: f64,
     /// Sub-spaces of the product-quantised codes that SSD navigation may use.
     pub m: usize,
     /// Bits a sub-space.
@@ -107,7 +107,7 @@ impl IndexParams {
             IndexParams::Vamana(p) => {
                 let (r, l) = (p.max_degree, p.build_list);
                 check((2..=4096).contains(&r), "max-degree", r.to_string(), "2 to 4096".into())?;
-                check(l >= 1 && l <= 1 << 16, "build-list", l.to_string(), "1 to 65536".into())?;
+                check((1..=1 << 16).contains(&l), "build-list", l.to_string(), "1 to 65536".into())?;
                 check((1.0..=4.0).contains(&p.alpha), "alpha", p.alpha.to_string(), "1.0 to 4.0".into())?;
                 p.m
             }

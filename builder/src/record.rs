@@ -111,7 +111,9 @@ impl RecordScorer {
             )));
         }
         if let Some((_, coordinate)) = query.first_nonfinite() {
-            return Err(BuilderError::Mismatch(format!("a query's coordinate {coordinate} is not finite: remove that query")));
+            return Err(BuilderError::Mismatch(format!(
+                "a query's coordinate {coordinate} is not finite: remove that query"
+            )));
         }
         let isa = Isa::best();
         let metric = record.metric;

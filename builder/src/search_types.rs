@@ -100,7 +100,7 @@ pub struct QueryStats {
     pub bytes: u64,
 }
 
-/// The answer to one query, nearest first. Shorter than k only when the index holds fewer rows.
+/// The answer to one query, nearest first. Shorter than k when the index, or the lists scanned, hold fewer rows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Hits {
     /// Row numbers in the data set.

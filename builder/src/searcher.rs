@@ -13,6 +13,9 @@ use crate::meta::Meta;
 use crate::search_types::{Effort, Hits, IndexKind, Residency, SearchParams};
 use crate::vamana::search::{VamanaIndex, VamanaScratch};
 
+/// Coordinates a row at most: what keeps every size in a file far from overflow.
+const MAX_DIM: usize = 1 << 20;
+
 /// An index file on disk.
 pub struct Index;
 
@@ -27,6 +30,10 @@ impl Index {
     pub fn open(path: &Path, residency: Residency) -> Result<Searcher, BuilderError> {
         let file = IndexFile::open(path)?;
         let meta = file.meta()?;
+        if meta.dim > MAX_DIM || meta.n >= u64::from(u32::MAX) {
+            let problem = format!("section meta: {} rows of {} coordinates are beyond the format", meta.n, meta.dim);
+            return Err(BuilderError::damaged(path, problem));
+        }
         meta.params.validate(meta.dim).map_err(|e| BuilderError::damaged(path, format!("section meta: {e}")))?;
         let engine = match meta.kind() {
             IndexKind::Vamana => Engine::Vamana(VamanaIndex::open(file, &meta, residency)?, Pool::default()),
@@ -75,19 +82,24 @@ impl Searcher {
         if params.k == 0 {
             return Err(BuilderError::Parameter { name: "k", value: "0".into(), allowed: "1 or more".into() });
         }
+        // Room for more than all rows is never needed, however much is asked for.
+        let all = usize::try_from(self.meta.n).unwrap_or(usize::MAX);
+        let k = params.k.min(all);
         match (&self.engine, params.effort) {
             (Engine::Vamana(index, pool), Effort::Graph { search_list, navigate }) => {
-                pool.with(|scratch| index.search(query, params.k, search_list, navigate, scratch))
+                pool.with(|scratch| index.search(query, k, search_list, navigate, scratch))
             }
             (Engine::IvfPq(index, pool), Effort::Lists { nprobe, rerank }) => {
-                pool.with(|cache| index.search(query, params.k, nprobe, rerank, cache))
+                pool.with(|cache| index.search(query, k, nprobe, rerank.min(all), cache))
             }
-            (Engine::Vamana(..), Effort::Lists { .. }) => {
-                Err(BuilderError::Mismatch(format!("{}: a Vamana index takes --search-list, not --nprobe", self.path.display())))
-            }
-            (Engine::IvfPq(..), Effort::Graph { .. }) => {
-                Err(BuilderError::Mismatch(format!("{}: an IVF-PQ index takes --nprobe, not --search-list", self.path.display())))
-            }
+            (Engine::Vamana(..), Effort::Lists { .. }) => Err(BuilderError::Mismatch(format!(
+                "{}: a Vamana index takes --search-list, not --nprobe",
+                self.path.display()
+            ))),
+            (Engine::IvfPq(..), Effort::Graph { .. }) => Err(BuilderError::Mismatch(format!(
+                "{}: an IVF-PQ index takes --nprobe, not --search-list",
+                self.path.display()
+            ))),
         }
     }
 

@@ -51,9 +51,15 @@ impl RowSource for StoredRows<'_> {
     }
 
     fn read(&self, rows: Range<u64>) -> Result<Rows, DatasetError> {
-        let invalid = |problem: String| DatasetError::invalid(self.path(), problem, "use an index of the data set at hand");
+        let invalid =
+            |problem: String| DatasetError::invalid(self.path(), problem, "use an index of the data set at hand");
         if rows.start > rows.end || rows.end > self.len() {
-            return Err(invalid(format!("rows {} to {} were asked for, it holds {}", rows.start, rows.end, self.len())));
+            return Err(invalid(format!(
+                "rows {} to {} were asked for, it holds {}",
+                rows.start,
+                rows.end,
+                self.len()
+            )));
         }
         let width = self.dim() * self.dtype().bytes();
         let mut bytes = Vec::with_capacity((rows.end - rows.start) as usize * width);
@@ -64,6 +70,7 @@ impl RowSource for StoredRows<'_> {
             bytes.extend_from_slice(&record.map_err(|error| invalid(error.to_string()))?[..width]);
         }
         let count = (rows.end - rows.start) as usize;
-        Rows::from_bytes(self.dtype(), count, self.dim(), &bytes).ok_or_else(|| invalid("a record was cut short".into()))
+        Rows::from_bytes(self.dtype(), count, self.dim(), &bytes)
+            .ok_or_else(|| invalid("a record was cut short".into()))
     }
 }

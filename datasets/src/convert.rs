@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use kiln_kernels::{DType, Element, Metric, Progress, Rows, RowsView, f16};
+use ndarray::Array2;
 
 use crate::atomic::AtomicWriter;
 use crate::bin::Header;
@@ -196,6 +197,17 @@ pub fn write_truth(content: &Content<'_>, out: &Path, progress: &dyn Progress) -
             ));
         }
     }
+    crate::atomic::write_file(out, &bytes)
+}
+
+/// Writes distances `(queries, k)` to a `.npy` as they are: infinite where a query has fewer answers than k.
+///
+/// # Errors
+/// When writing fails.
+pub fn write_distances(distances: &Array2<f32>, out: &Path) -> Result<(), DatasetError> {
+    let (queries, k) = distances.dim();
+    let mut bytes = npy::encode_header(npy::descr_of(DType::F32), queries as u64, k as u64);
+    bytes.extend(distances.iter().flat_map(|distance| distance.to_le_bytes()));
     crate::atomic::write_file(out, &bytes)
 }
 

@@ -50,7 +50,7 @@ pub struct Dataset {
     /// Hexadecimal xxh3-128 of the base file: its size, its first 64 KiB and 1,024 seeded blocks of 4 KiB.
     pub fingerprint: String,
     /// Keeps the demo's unpacked file until the data set is dropped.
-    _unpacked: Option<TempPath>,
+    unpacked: Option<TempPath>,
 }
 
 impl std::fmt::Debug for Dataset {
@@ -129,14 +129,14 @@ impl Dataset {
                 queries: None,
                 truth: None,
                 fingerprint,
-                _unpacked: None,
+                unpacked: None,
             });
         }
         let file = Hdf5File::open(&path)?;
         let queries: Option<Box<dyn RowSource>> =
             if file.holds("test") { Some(Box::new(file.rows("test")?)) } else { None };
         let (metric, base, truth) = (file.metric()?, Box::new(file.rows("train")?), file.truth()?);
-        Self { name, path, metric, base, queries, truth, fingerprint, _unpacked: None }.checked()
+        Self { name, path, metric, base, queries, truth, fingerprint, unpacked: None }.checked()
     }
 
     /// The demo that travels inside the program: 10,000 SIFT descriptors of photographs, 500 queries, truth of depth
@@ -153,7 +153,7 @@ impl Dataset {
         unpacked.write_all(DEMO).map_err(DatasetError::io(unpacked.path()))?;
         let path = unpacked.into_temp_path();
         let opened = Self::open_file(&path)?;
-        Ok(Self { name: DEMO_NAME.to_string(), _unpacked: Some(path), ..opened })
+        Ok(Self { name: DEMO_NAME.to_string(), unpacked: Some(path), ..opened })
     }
 
     /// A synthetic set with `queries` queries (none where 0), and no truth: see [`exact_truth`](crate::exact_truth).
@@ -173,7 +173,7 @@ impl Dataset {
             queries: searched,
             truth: None,
             fingerprint: format!("{:032x}", xxh3_128(spec.label().as_bytes())),
-            _unpacked: None,
+            unpacked: None,
         })
     }
 
@@ -183,6 +183,14 @@ impl Dataset {
     /// When the queries have another dimension, or the truth is for another number of queries.
     pub fn with_queries(self, queries: Box<dyn RowSource>, truth: Option<Truth>) -> Result<Self, DatasetError> {
         Self { queries: Some(queries), truth, ..self }.checked()
+    }
+
+    /// Where it was read from, for records: its path, unless it is the demo, whose file does not last.
+    pub fn location(&self) -> String {
+        match self.unpacked {
+            Some(_) => "embedded in the program".to_string(),
+            None => self.path.display().to_string(),
+        }
     }
 
     /// Refuses queries of another dimension and truth of another number of queries.

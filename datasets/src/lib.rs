@@ -28,7 +28,7 @@ pub mod synth;
 pub mod truth;
 pub mod verify;
 
-pub use convert::{Content, convert, write_truth};
+pub use convert::{Content, convert, write_distances, write_truth};
 pub use dataset::{Dataset, open_queries, open_rows};
 pub use error::DatasetError;
 pub use exact::exact_truth;

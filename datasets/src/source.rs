@@ -177,6 +177,8 @@ pub(crate) fn check_finite(path: &Path, rows: &Rows, first: u64) -> Result<(), D
 
 #[cfg(test)]
 mod tests {
+    use ndarray::Array2;
+
     use super::*;
 
     fn numbered(n: usize, dim: usize) -> MemorySource {

@@ -109,10 +109,7 @@ pub fn recall_ids(setting: &SettingRecord) -> Option<f64> {
 
 /// Recall by the ann-benchmarks rule.
 pub fn recall_ann_benchmarks(setting: &SettingRecord) -> Option<f64> {
-    stats::mean(&ratios(
-        &setting.answers.ann_hits,
-        &setting.answers.possible,
-    ))
+    stats::mean(&ratios(&setting.answers.ann_hits, &setting.answers.possible))
 }
 
 /// The strict recall of every query that has a true neighbour, in query order; empty when truth is unknown.
@@ -134,10 +131,10 @@ pub fn queries(setting: &SettingRecord) -> usize {
 
 /// Queries a second: the median over runs, with its interval.
 pub fn qps(setting: &SettingRecord) -> Option<Interval> {
-    let rates: Vec<f64> = (setting.runs.iter())
-        .filter(|run| run.seconds > 0.0 && !run.latency_us.is_empty())
-        .map(|run| run.latency_us.len() as f64 / run.seconds)
-        .collect();
+    // Every run answers every query, though only some runs keep their latencies.
+    let answered = queries(setting) as f64;
+    let rates: Vec<f64> =
+        setting.runs.iter().filter(|run| run.seconds > 0.0).map(|run| answered / run.seconds).collect();
     stats::median_interval(&rates)
 }
 
@@ -228,8 +225,7 @@ pub fn difficulty_deciles(setting: &SettingRecord, lid: &[Option<f32>]) -> Vec<D
         .filter(|&(_, &possible)| possible > 0)
         .filter_map(|((lid, &hits), &possible)| {
             let lid = f64::from((*lid)?);
-            lid.is_finite()
-                .then(|| (lid, f64::from(hits) / f64::from(possible)))
+            lid.is_finite().then(|| (lid, f64::from(hits) / f64::from(possible)))
         })
         .collect();
     judged.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -271,10 +267,7 @@ mod tests {
     }
 
     fn setting() -> SettingRecord {
-        let run = |seconds| RunSample {
-            seconds,
-            latency_us: vec![100.0, 200.0, 300.0],
-        };
+        let run = |seconds| RunSample { seconds, latency_us: vec![100.0, 200.0, 300.0] };
         SettingRecord {
             key: "s".into(),
             build_key: "b".into(),
@@ -282,10 +275,7 @@ mod tests {
             mode: Mode::Throughput { threads: 2 },
             residency: "ssd".into(),
             k: 10,
-            warmup: Warmup {
-                seconds: 1.0,
-                settled: true,
-            },
+            warmup: Warmup { seconds: 1.0, settled: true },
             runs: vec![run(0.003), run(0.001), run(0.002)],
             answers: Answers {
                 strict_hits: vec![10, 5, 0],
@@ -318,12 +308,7 @@ mod tests {
         assert_eq!(row["qps"]["median"], json!(1500.0));
         assert_eq!(row["latency_us"].as_object().map(|o| o.len()), Some(4));
         assert_eq!(row["pages_per_query"], json!(5.0));
-        let names: Vec<&str> = row
-            .as_object()
-            .expect("object")
-            .keys()
-            .map(|k| k.as_str())
-            .collect();
+        let names: Vec<&str> = row.as_object().expect("object").keys().map(|k| k.as_str()).collect();
         let mut expected = [
             "index",
             "path",
@@ -350,10 +335,7 @@ mod tests {
     #[test]
     fn stages_keep_their_order_and_end_with_the_total() {
         let build = build();
-        let seconds = StageSeconds {
-            stages: &build.stage_seconds,
-            total: build.total_seconds,
-        };
+        let seconds = StageSeconds { stages: &build.stage_seconds, total: build.total_seconds };
         let text = serde_json::to_string(&seconds).expect("serialises");
         assert_eq!(text, r#"{"read":0.5,"graph":2.0,"total":2.5}"#);
     }
@@ -365,21 +347,13 @@ mod tests {
         setting.answers = Answers::default();
         let build = build();
         let row = search_row(&setting, &build).expect("measured");
-        assert_eq!(
-            (row.recall, row.pages_per_query, row.hops_per_query),
-            (None, None, None)
-        );
+        assert_eq!((row.recall, row.pages_per_query, row.hops_per_query), (None, None, None));
         assert!(difficulty_deciles(&setting, &[Some(1.0)]).is_empty());
         setting.runs.clear();
         assert!(search_row(&setting, &build).is_none());
-        let measured = Measured {
-            setting: &setting,
-            build: &build,
-        };
-        let known: Vec<&str> = (METRICS.iter())
-            .filter(|metric| (metric.value)(&measured).is_some())
-            .map(|metric| metric.name)
-            .collect();
+        let measured = Measured { setting: &setting, build: &build };
+        let known: Vec<&str> =
+            (METRICS.iter()).filter(|metric| (metric.value)(&measured).is_some()).map(|metric| metric.name).collect();
         assert_eq!(known, ["build_seconds", "index_bytes"]);
     }
 
@@ -394,11 +368,7 @@ mod tests {
         let buckets = difficulty_deciles(&setting, &lid);
         assert_eq!(buckets.len(), 10);
         assert_eq!(buckets.iter().map(|b| b.queries).sum::<usize>(), 24);
-        assert!(
-            buckets
-                .windows(2)
-                .all(|w| w[0].lid_max <= w[1].lid_min && w[0].recall >= w[1].recall)
-        );
+        assert!(buckets.windows(2).all(|w| w[0].lid_max <= w[1].lid_min && w[0].recall >= w[1].recall));
         assert_eq!(difficulty_deciles(&setting, &lid[..1]).len(), 1);
     }
 }

@@ -21,7 +21,7 @@ use crate::judge::Judge;
 use crate::measure::Driver;
 use crate::plan::{self, IndexSpec, Plan, PlanError, Setting};
 use crate::provenance;
-use crate::record::{Answers, BuildRecord, RunData, RunHeader, SCHEMA_VERSION, SettingRecord, Warmup};
+use crate::record::{Answers, BuildRecord, Machine, RunData, RunHeader, SCHEMA_VERSION, SettingRecord, Warmup};
 use crate::store::{RunFolder, StoreError};
 use crate::subject::Subject;
 
@@ -45,7 +45,7 @@ pub fn run_bench<B: Backend>(
     let mut folder = RunFolder::open(&plan.out)?;
     let machine = provenance::machine(folder.dir());
     match folder.header() {
-        Some(header) => refuse_other_run(folder.dir(), header, plan, &subject, &machine.cpu)?,
+        Some(header) => refuse_other_run(folder.dir(), header, plan, &subject, &machine)?,
         None => {
             let dataset = subject.record(plan, backend, progress)?;
             let (created, command) = (provenance::utc_now(), plan.command.clone());
@@ -78,7 +78,7 @@ fn refuse_other_run(
     header: &RunHeader,
     plan: &Plan,
     subject: &Subject<'_>,
-    cpu: &str,
+    machine: &Machine,
 ) -> Result<(), StoreError> {
     let repeats = |quick: bool| (if quick { "quick" } else { "full" }).to_string();
     let (theirs, ours) = (&header.dataset, subject.dataset);
@@ -88,12 +88,20 @@ fn refuse_other_run(
         ("metric", theirs.metric.clone(), subject.metric.name().to_string()),
         ("k", header.k.to_string(), plan.k.to_string()),
         ("plan of repeats", repeats(header.quick), repeats(plan.quick)),
-        ("CPU", header.machine.cpu.clone(), cpu.to_string()),
+        ("CPU", header.machine.cpu.clone(), machine.cpu.clone()),
+        ("program", program(&header.machine), program(machine)),
     ];
     match compared.into_iter().find(|(_, found, asked)| found != asked) {
         Some((what, found, asked)) => Err(StoreError::OtherRun { dir: dir.to_path_buf(), what, found, asked }),
         None => Ok(()),
     }
+}
+
+/// The program that measured: figures of two versions are not one run.
+fn program(machine: &Machine) -> String {
+    let commit = machine.commit.as_deref().unwrap_or("unknown commit");
+    let dirty = if machine.dirty == Some(true) { ", changed" } else { "" };
+    format!("kiln {} ({commit}{dirty})", machine.kiln_version)
 }
 
 /// An index of the plan before it is open.

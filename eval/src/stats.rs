@@ -72,11 +72,7 @@ pub fn median_interval(values: &[f64]) -> Option<Interval> {
         medians.extend(quantile_sorted(&resample, 0.5));
     }
     medians.sort_unstable_by(f64::total_cmp);
-    Some(Interval {
-        median: middle,
-        lo: quantile_sorted(&medians, 0.025)?,
-        hi: quantile_sorted(&medians, 0.975)?,
-    })
+    Some(Interval { median: middle, lo: quantile_sorted(&medians, 0.025)?, hi: quantile_sorted(&medians, 0.975)? })
 }
 
 /// The latency of a query, over all runs of a setting, in microseconds.
@@ -127,14 +123,11 @@ pub fn latency<'a>(runs: impl IntoIterator<Item = &'a [f32]>) -> Option<Latency>
 /// Indices of the points `(recall, throughput)` that no other point beats, in ascending recall and so in
 /// descending throughput. Of equal points the first stays; points that are not finite never enter.
 pub fn pareto_frontier(points: &[(f64, f64)]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..points.len())
-        .filter(|&i| points[i].0.is_finite() && points[i].1.is_finite())
-        .collect();
+    let mut order: Vec<usize> =
+        (0..points.len()).filter(|&i| points[i].0.is_finite() && points[i].1.is_finite()).collect();
     order.sort_by(|&a, &b| {
         let ((recall_a, speed_a), (recall_b, speed_b)) = (points[a], points[b]);
-        (recall_b.total_cmp(&recall_a))
-            .then(speed_b.total_cmp(&speed_a))
-            .then(a.cmp(&b))
+        (recall_b.total_cmp(&recall_a)).then(speed_b.total_cmp(&speed_a)).then(a.cmp(&b))
     });
     let mut fastest = f64::NEG_INFINITY;
     order.retain(|&i| {
@@ -204,9 +197,7 @@ impl Level {
             Level::Between { left, weight } => {
                 let a = *values.get(left)?;
                 AtRecall::Value(match values.get(left + 1) {
-                    Some(&b) if weight > 0.0 && a > 0.0 && b > 0.0 => {
-                        (a.ln() + (b.ln() - a.ln()) * weight).exp()
-                    }
+                    Some(&b) if weight > 0.0 && a > 0.0 && b > 0.0 => (a.ln() + (b.ln() - a.ln()) * weight).exp(),
                     Some(&b) if weight > 0.0 => a + (b - a) * weight,
                     _ => a,
                 })
@@ -310,15 +301,10 @@ mod tests {
         assert_eq!(at(0.90), Some(AtRecall::Value(10_000.0)));
         assert_eq!(at(0.96), Some(AtRecall::Value(100.0)));
         assert_eq!(at(0.97), Some(AtRecall::Max(0.96)));
-        let Some(AtRecall::Value(middle)) = at(0.93) else {
-            panic!("0.93 lies between")
-        };
+        let Some(AtRecall::Value(middle)) = at(0.93) else { panic!("0.93 lies between") };
         assert!((middle - 1_000.0).abs() < 1e-6, "{middle}");
         assert_eq!(Level::locate(&[], 0.9), None);
         let half = Level::locate(&recall, 0.93).and_then(|l| l.read(&[0.0, 8.0]));
-        assert!(
-            matches!(half, Some(AtRecall::Value(v)) if (v - 4.0).abs() < 1e-9),
-            "{half:?}"
-        );
+        assert!(matches!(half, Some(AtRecall::Value(v)) if (v - 4.0).abs() < 1e-9), "{half:?}");
     }
 }

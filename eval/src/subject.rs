@@ -114,7 +114,7 @@ impl<'a> Subject<'a> {
         };
         Ok(DatasetRecord {
             name: dataset.name.clone(),
-            path: dataset.path.display().to_string(),
+            path: dataset.location(),
             fingerprint: dataset.fingerprint.clone(),
             sha256: provenance::sha256(&dataset.path, READ_THROUGH_BYTES).unwrap_or_else(|error| {
                 tracing::warn!("{}: no SHA-256 is recorded: {error}", dataset.path.display());

@@ -127,7 +127,12 @@ pub trait Backend: Send + Sync {
     fn nearest(&self, queries: &Self::Rows, base: &Self::Rows, k: usize) -> Result<Neighbors, BackendError>;
 
     /// Ordering distance of query `i` to each base row of `lists.get(i)`, flat in the lists' order.
-    fn gather_distances(&self, queries: &Self::Rows, base: &Self::Rows, lists: &Lists<u32>) -> Result<Vec<f32>, BackendError>;
+    fn gather_distances(
+        &self,
+        queries: &Self::Rows,
+        base: &Self::Rows,
+        lists: &Lists<u32>,
+    ) -> Result<Vec<f32>, BackendError>;
 
     /// Robust prune of each point's candidates (any order, duplicates and the point itself allowed),
     /// whose distances must come from this backend's graph geometry ([`crate::distance::GraphGeometry`]).

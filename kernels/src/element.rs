@@ -89,7 +89,11 @@ macro_rules! element {
 
             fn into_rows(matrix: Array2<Self>) -> Rows {
                 // Only a matrix in another layout is copied.
-                Rows::$variant(if matrix.is_standard_layout() { matrix } else { matrix.as_standard_layout().into_owned() })
+                Rows::$variant(if matrix.is_standard_layout() {
+                    matrix
+                } else {
+                    matrix.as_standard_layout().into_owned()
+                })
             }
 
             fn view<'a>(rows: &RowsView<'a>) -> Option<ArrayView2<'a, Self>> {

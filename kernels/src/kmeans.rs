@@ -88,7 +88,8 @@ pub fn balanced<B: Backend>(
     for (members, share) in members.iter().zip(proportional(&step.counts, nlist)) {
         if share > 0 {
             let subset = sample.view().select(members);
-            let chosen: Vec<usize> = index::sample(&mut rng, members.len(), share).into_iter().map(|i| members[i]).collect();
+            let chosen: Vec<usize> =
+                index::sample(&mut rng, members.len(), share).into_iter().map(|i| members[i]).collect();
             let initial = scaled_rows(sample, metric, &chosen);
             let rows = backend.upload(Arc::new(subset), metric)?;
             let fine = lloyd(backend, &rows, initial, params.iterations)?;
@@ -164,7 +165,8 @@ fn reseed_small(centroids: &mut Array2<f32>, step: &KMeansStep, sample: &Rows, m
             continue;
         }
         // Drawing a point at random draws its cluster in proportion to size.
-        let drawn = (0..64).map(|_| rng.random_range(0..n)).find(|&i| step.counts[step.assignments[i] as usize] as f64 > mean);
+        let drawn =
+            (0..64).map(|_| rng.random_range(0..n)).find(|&i| step.counts[step.assignments[i] as usize] as f64 > mean);
         if let Some(point) = drawn {
             let row = scaled_rows(sample, metric, &[point]);
             let large = centroids.row(step.assignments[point] as usize).to_owned();
@@ -183,7 +185,7 @@ mod tests {
     /// Blobs on a line, the first with half of all points.
     fn skewed(n: usize) -> Arc<Rows> {
         let mut rng = ChaCha8Rng::seed_from_u64(9);
-        let blob = |i: usize| if i % 2 == 0 { 0.0 } else { (i % 16) as f32 * 10.0 };
+        let blob = |i: usize| if i.is_multiple_of(2) { 0.0 } else { (i % 16) as f32 * 10.0 };
         Arc::new(f32::into_rows(Array2::from_shape_fn((n, 8), |(i, _)| blob(i) + rng.random::<f32>())))
     }
 

@@ -86,7 +86,11 @@ pub struct PqTraining {
 
 impl ProductQuantizer {
     /// Trains on `sample` `(n, dim)`, n >= 1, without a rotation.
-    pub fn train<B: Backend>(backend: &B, sample: ArrayView2<'_, f32>, training: PqTraining) -> Result<Self, BackendError> {
+    pub fn train<B: Backend>(
+        backend: &B,
+        sample: ArrayView2<'_, f32>,
+        training: PqTraining,
+    ) -> Result<Self, BackendError> {
         let (n, dim) = sample.dim();
         if n == 0 || training.m == 0 || training.m > dim {
             return Err(BackendError::Shape {
@@ -339,7 +343,8 @@ mod tests {
         let backend = CpuBackend::new();
         let rows = sample(500, 10);
         for bits in [CodeBits::Four, CodeBits::Eight] {
-            let pq = ProductQuantizer::train(&backend, rows.view(), PqTraining { m: 3, bits, iterations: 5, seed: 1 }).unwrap();
+            let pq = ProductQuantizer::train(&backend, rows.view(), PqTraining { m: 3, bits, iterations: 5, seed: 1 })
+                .unwrap();
             let codes = pq.encode_all(&backend, &rows).unwrap();
             let decoded = pq.decode_all(codes.view());
             let query = rows.row(0).to_vec();

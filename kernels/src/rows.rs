@@ -184,17 +184,17 @@ impl<'a> RowsView<'a> {
     /// When the range ends past the last row.
     pub fn slice(&self, rows: Range<usize>) -> RowsView<'a> {
         match self {
-            RowsView::F32(v) => RowsView::F32(v.clone().slice_move(s![rows, ..])),
-            RowsView::F16(v) => RowsView::F16(v.clone().slice_move(s![rows, ..])),
-            RowsView::U8(v) => RowsView::U8(v.clone().slice_move(s![rows, ..])),
-            RowsView::I8(v) => RowsView::I8(v.clone().slice_move(s![rows, ..])),
+            RowsView::F32(v) => RowsView::F32((*v).slice_move(s![rows, ..])),
+            RowsView::F16(v) => RowsView::F16((*v).slice_move(s![rows, ..])),
+            RowsView::U8(v) => RowsView::U8((*v).slice_move(s![rows, ..])),
+            RowsView::I8(v) => RowsView::I8((*v).slice_move(s![rows, ..])),
         }
     }
 
     /// Row `i` as raw little-endian bytes.
     pub fn row_bytes(&self, i: usize) -> &'a [u8] {
         fn bytes<'a, T: Element>(view: &ArrayView2<'a, T>, i: usize) -> &'a [u8] {
-            let row = view.clone().slice_move(s![i, ..]);
+            let row = (*view).slice_move(s![i, ..]);
             bytemuck::cast_slice(row.to_slice().expect("rows are contiguous"))
         }
         dispatch_rows!(self, v => bytes(v, i))

@@ -90,10 +90,7 @@ pub struct Neighbors {
 impl Neighbors {
     /// An answer `(queries, k)` of padding only.
     pub fn padded(queries: usize, k: usize) -> Self {
-        Self {
-            ids: Array2::from_elem((queries, k), PAD_ID),
-            distances: Array2::from_elem((queries, k), f32::INFINITY),
-        }
+        Self { ids: Array2::from_elem((queries, k), PAD_ID), distances: Array2::from_elem((queries, k), f32::INFINITY) }
     }
 
     /// Writes one query's sorted selection.

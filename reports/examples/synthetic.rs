@@ -7,10 +7,7 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let folder = PathBuf::from(
-        args.next()
-            .ok_or("usage: synthetic FOLDER [INDEXES|eventful]")?,
-    );
+    let folder = PathBuf::from(args.next().ok_or("usage: synthetic FOLDER [INDEXES|eventful]")?);
     let data = match args.next().as_deref() {
         None => fixture::run(),
         Some("eventful") => fixture::eventful(),

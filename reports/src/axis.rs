@@ -65,10 +65,7 @@ impl Scale {
 impl Axis {
     /// Where a value falls: 0 at `lo`, 1 at `hi`; clamped.
     pub fn project(&self, value: f64) -> f64 {
-        let (lo, hi) = (
-            self.scale.straighten(self.lo),
-            self.scale.straighten(self.hi),
-        );
+        let (lo, hi) = (self.scale.straighten(self.lo), self.scale.straighten(self.hi));
         if hi == lo {
             return 0.5;
         }
@@ -76,41 +73,23 @@ impl Axis {
     }
 
     /// From zero (or `floor`, where given) to a round number that holds every value.
-    pub fn from_zero(
-        title: &str,
-        values: impl Iterator<Item = f64>,
-        label: fn(f64) -> String,
-    ) -> Axis {
+    pub fn from_zero(title: &str, values: impl Iterator<Item = f64>, label: fn(f64) -> String) -> Axis {
         let top = finite_max(values).unwrap_or(1.0);
         let step = nice_step(if top > 0.0 { top } else { 1.0 }, 5);
         let hi = (top / step * 1.02).ceil().max(1.0) * step;
-        Axis {
-            title: title.into(),
-            scale: Scale::Linear,
-            lo: 0.0,
-            hi,
-            ticks: linear_ticks(0.0, hi, step, label),
-        }
+        Axis { title: title.into(), scale: Scale::Linear, lo: 0.0, hi, ticks: linear_ticks(0.0, hi, step, label) }
     }
 
     /// Logarithmic around positive values, with some air.
     pub fn log(title: &str, values: impl Iterator<Item = f64>, label: fn(f64) -> String) -> Axis {
         let (mut lo, mut hi) = (values.filter(|v| v.is_finite() && *v > 0.0))
-            .fold((f64::INFINITY, 0.0_f64), |(lo, hi), v| {
-                (lo.min(v), hi.max(v))
-            });
+            .fold((f64::INFINITY, 0.0_f64), |(lo, hi), v| (lo.min(v), hi.max(v)));
         if hi <= 0.0 {
             (lo, hi) = (1.0, 10.0);
         }
         let air = (hi / lo).powf(0.06).max(1.15);
         (lo, hi) = (lo / air, hi * air);
-        Axis {
-            title: title.into(),
-            scale: Scale::Log,
-            lo,
-            hi,
-            ticks: log_ticks(lo, hi, label),
-        }
+        Axis { title: title.into(), scale: Scale::Log, lo, hi, ticks: log_ticks(lo, hi, label) }
     }
 
     /// Recall on a linear scale: from a round number below the lowest to 1.
@@ -128,13 +107,7 @@ impl Axis {
         let first = (lo / step - 1e-9).ceil() * step;
         let ticks = linear_ticks(first, 1.0, step, format::recall_tick);
         // A little room on the right, so that a marker at 1 is whole.
-        Axis {
-            title: title.into(),
-            scale: Scale::Linear,
-            lo,
-            hi: 1.0 + (1.0 - lo) * 0.02,
-            ticks,
-        }
+        Axis { title: title.into(), scale: Scale::Linear, lo, hi: 1.0 + (1.0 - lo) * 0.02, ticks }
     }
 
     /// Recall by log odds.
@@ -147,26 +120,16 @@ impl Axis {
         let below = odds(lowest) * 0.78;
         let lo = below / (1.0 + below);
         let hi = (odds(highest) * 1.28 / (1.0 + odds(highest) * 1.28)).min(LOGIT_CEILING);
-        let mut axis = Axis {
-            title: title.into(),
-            scale: Scale::Logit,
-            lo,
-            hi,
-            ticks: Vec::new(),
-        };
+        let mut axis = Axis { title: title.into(), scale: Scale::Logit, lo, hi, ticks: Vec::new() };
         // The levels everyone asks for come first; the rest fills gaps.
         const CANDIDATES: [f64; 19] = [
-            0.9, 0.99, 0.999, 0.95, 0.9999, 0.5, 0.98, 0.8, 0.995, 0.7, 0.998, 0.9995, 0.3, 0.1,
-            0.97, 0.85, 0.6, 0.01, 0.001,
+            0.9, 0.99, 0.999, 0.95, 0.9999, 0.5, 0.98, 0.8, 0.995, 0.7, 0.998, 0.9995, 0.3, 0.1, 0.97, 0.85, 0.6, 0.01,
+            0.001,
         ];
         const MIN_GAP: f64 = 0.055;
         for value in CANDIDATES.into_iter().filter(|v| (lo..=hi).contains(v)) {
             let at = axis.project(value);
-            if axis
-                .ticks
-                .iter()
-                .all(|(other, _)| (axis.project(*other) - at).abs() >= MIN_GAP)
-            {
+            if axis.ticks.iter().all(|(other, _)| (axis.project(*other) - at).abs() >= MIN_GAP) {
                 axis.ticks.push((value, format::recall_tick(value)));
             }
         }
@@ -175,30 +138,15 @@ impl Axis {
 
     /// One band a label, the first at the top: the y axis of a bar chart. Band `i` spans `i..i + 1`.
     pub fn bands(labels: impl Iterator<Item = String>) -> Axis {
-        let ticks: Vec<(f64, String)> = labels
-            .enumerate()
-            .map(|(i, l)| (i as f64 + 0.5, l))
-            .collect();
-        Axis {
-            title: String::new(),
-            scale: Scale::Linear,
-            lo: ticks.len() as f64,
-            hi: 0.0,
-            ticks,
-        }
+        let ticks: Vec<(f64, String)> = labels.enumerate().map(|(i, l)| (i as f64 + 0.5, l)).collect();
+        Axis { title: String::new(), scale: Scale::Linear, lo: ticks.len() as f64, hi: 0.0, ticks }
     }
 
     /// One position a label, the first on the left, at 0, 1, 2, ...
     pub fn positions(title: &str, labels: impl Iterator<Item = String>) -> Axis {
         let ticks: Vec<(f64, String)> = labels.enumerate().map(|(i, l)| (i as f64, l)).collect();
         let hi = ticks.len() as f64 - 0.6;
-        Axis {
-            title: title.into(),
-            scale: Scale::Linear,
-            lo: -0.4,
-            hi,
-            ticks,
-        }
+        Axis { title: title.into(), scale: Scale::Linear, lo: -0.4, hi, ticks }
     }
 }
 
@@ -210,10 +158,7 @@ fn finite_max(values: impl Iterator<Item = f64>) -> Option<f64> {
 fn nice_step(span: f64, count: usize) -> f64 {
     let raw = span / count as f64;
     let power = 10f64.powf(raw.log10().floor());
-    let factor = [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .find(|f| f * power >= raw * 0.999)
-        .unwrap_or(10.0);
+    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= raw * 0.999).unwrap_or(10.0);
     factor * power
 }
 
@@ -231,9 +176,7 @@ fn linear_ticks(first: f64, hi: f64, step: f64, label: fn(f64) -> String) -> Vec
 /// The densest of a few usual patterns that gives at most eight ticks.
 fn log_ticks(lo: f64, hi: f64, label: fn(f64) -> String) -> Vec<(f64, String)> {
     const PATTERNS: [&[f64]; 5] = [
-        &[
-            1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0,
-        ],
+        &[1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
         &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0],
         &[1.0, 2.0, 5.0],
         &[1.0, 3.0],
@@ -282,9 +225,7 @@ impl Ranged for Axis {
 
 impl ValueFormatter<f64> for Axis {
     fn format_ext(&self, value: &f64) -> String {
-        (self.ticks.iter())
-            .find(|(tick, _)| tick == value)
-            .map_or_else(String::new, |(_, label)| label.clone())
+        (self.ticks.iter()).find(|(tick, _)| tick == value).map_or_else(String::new, |(_, label)| label.clone())
     }
 }
 
@@ -331,10 +272,7 @@ mod tests {
     fn zero_based_axis_survives_odd_values() {
         for values in [vec![], vec![0.0], vec![f64::NAN], vec![1e-9], vec![7.3e11]] {
             let axis = Axis::from_zero("b", values.clone().into_iter(), format::compact);
-            assert!(
-                axis.hi > 0.0 && axis.ticks.len() >= 2,
-                "{values:?} {axis:?}"
-            );
+            assert!(axis.hi > 0.0 && axis.ticks.len() >= 2, "{values:?} {axis:?}");
             assert!(values.iter().all(|v| v.is_nan() || *v <= axis.hi));
         }
     }

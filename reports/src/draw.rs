@@ -35,16 +35,11 @@ pub fn page_svg(plot: &Plot, label: &str) -> Result<String, DrawError> {
     let mut shapes = String::new();
     let mut targets = String::new();
     let frames = {
-        let root =
-            SvgBackend::new(&mut shapes, plot.width, plot.height, Theme::Page).into_drawing_area();
+        let root = SvgBackend::new(&mut shapes, plot.width, plot.height, Theme::Page).into_drawing_area();
         draw_panels(&root, plot, &mut targets)?
     };
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\"",
-        plot.width,
-        plot.height,
-        escape(label)
-    );
+    let mut svg =
+        format!("<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\"", plot.width, plot.height, escape(label));
     if let (true, [frame], [panel]) = (plot.threshold, frames.as_slice(), plot.panels.as_slice()) {
         // What the page's script needs to turn a recall into a position and back.
         let _ = write!(
@@ -70,27 +65,10 @@ pub fn picture_svg(figure: &Figure, plot: &Plot, subtitle: &str) -> Result<Strin
     let height = heading + plot.height + rows.len() as f64 * legend::ROW + margin + 4.0;
     let mut shapes = String::new();
     {
-        let root =
-            SvgBackend::new(&mut shapes, plot.width, height, Theme::Picture).into_drawing_area();
+        let root = SvgBackend::new(&mut shapes, plot.width, height, Theme::Picture).into_drawing_area();
         root.fill(&Paint::solid(Role::Paper).disguise())?;
-        text(
-            &root,
-            &figure.title,
-            (margin, 27.0),
-            17.0,
-            Role::Ink,
-            HPos::Left,
-            Weight::Bold,
-        )?;
-        text(
-            &root,
-            subtitle,
-            (margin, 49.0),
-            12.0,
-            Role::Muted,
-            HPos::Left,
-            Weight::Regular,
-        )?;
+        text(&root, &figure.title, (margin, 27.0), 17.0, Role::Ink, HPos::Left, Weight::Bold)?;
+        text(&root, subtitle, (margin, 49.0), 12.0, Role::Muted, HPos::Left, Weight::Regular)?;
         let (_, below) = root.split_vertically(px(heading));
         let (chart, below) = below.split_vertically(px(plot.height));
         let (_, chart) = chart.split_horizontally(px(margin / 2.0));
@@ -114,8 +92,7 @@ pub fn picture_svg(figure: &Figure, plot: &Plot, subtitle: &str) -> Result<Strin
 pub fn swatch_svg(item: &LegendItem) -> Result<String, DrawError> {
     let mut shapes = String::new();
     {
-        let root =
-            SvgBackend::new(&mut shapes, SWATCH_WIDTH, 14.0, Theme::Page).into_drawing_area();
+        let root = SvgBackend::new(&mut shapes, SWATCH_WIDTH, 14.0, Theme::Page).into_drawing_area();
         legend::draw_swatch(&root, item, (0.0, 7.0))?;
     }
     Ok(format!(
@@ -125,11 +102,7 @@ pub fn swatch_svg(item: &LegendItem) -> Result<String, DrawError> {
 }
 
 /// Draws every panel and appends hover targets; returns each panel's plotting frame: left, right, top, bottom.
-fn draw_panels(
-    area: &Canvas,
-    plot: &Plot,
-    targets: &mut String,
-) -> Result<Vec<[f64; 4]>, DrawError> {
+fn draw_panels(area: &Canvas, plot: &Plot, targets: &mut String) -> Result<Vec<[f64; 4]>, DrawError> {
     // Panels share the width that y labels leave over.
     let gutters: Vec<f64> = plot.panels.iter().map(y_gutter).collect();
     let free = f64::from(area.dim_in_pixel().0) / TENTHS - gutters.iter().sum::<f64>();
@@ -147,17 +120,9 @@ fn draw_panels(
 
 /// Width of the y axis' labels and title.
 fn y_gutter(panel: &Panel) -> f64 {
-    let labels = panel
-        .y
-        .ticks
-        .iter()
-        .map(|(_, l)| font::width(l, TICK_SIZE, Weight::Regular));
+    let labels = panel.y.ticks.iter().map(|(_, l)| font::width(l, TICK_SIZE, Weight::Regular));
     let widest = labels.fold(0.0, f64::max);
-    let title = if panel.y.title.is_empty() {
-        0.0
-    } else {
-        TITLE_SIZE + 10.0
-    };
+    let title = if panel.y.title.is_empty() { 0.0 } else { TITLE_SIZE + 10.0 };
     widest + title + 14.0
 }
 
@@ -170,19 +135,10 @@ fn draw_panel(
 ) -> Result<[f64; 4], DrawError> {
     let heading = if panel.title.is_empty() { 0.0 } else { 24.0 };
     if heading > 0.0 {
-        text(
-            area,
-            &panel.title,
-            (gutter, 14.0),
-            13.0,
-            Role::Ink,
-            HPos::Left,
-            Weight::Bold,
-        )?;
+        text(area, &panel.title, (gutter, 14.0), 13.0, Role::Ink, HPos::Left, Weight::Bold)?;
     }
     let has_x = !panel.x.ticks.is_empty();
-    let x_gutter =
-        if has_x { 26.0 } else { 6.0 } + if panel.x.title.is_empty() { 0.0 } else { 20.0 };
+    let x_gutter = if has_x { 26.0 } else { 6.0 } + if panel.x.title.is_empty() { 0.0 } else { 20.0 };
     let mut chart = ChartBuilder::on(area)
         .margin_top(px(10.0 + heading))
         .margin_right(px(26.0))
@@ -216,11 +172,7 @@ fn draw_panel(
     };
     let (x, y) = plotting.get_pixel_range();
     let frame = [units(x.start), units(x.end), units(y.start), units(y.end)];
-    let mut pen = Pen {
-        canvas,
-        right: frame[1],
-        targets,
-    };
+    let mut pen = Pen { canvas, right: frame[1], targets };
     for mark in &panel.marks {
         pen.mark(mark, &place)?;
     }

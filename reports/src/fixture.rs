@@ -4,8 +4,8 @@
 //! different difficulty; the same on every call.
 
 use kiln_eval::record::{
-    Answers, BuildRecord, DatasetRecord, Machine, Mode, RunData, RunHeader, RunSample,
-    SCHEMA_VERSION, SettingRecord, Warmup,
+    Answers, BuildRecord, DatasetRecord, Machine, Mode, RunData, RunHeader, RunSample, SCHEMA_VERSION, SettingRecord,
+    Warmup,
 };
 use serde_json::json;
 
@@ -19,10 +19,7 @@ struct Noise(u64);
 impl Noise {
     /// In `0..1`.
     fn next(&mut self) -> f64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 
@@ -40,27 +37,17 @@ pub fn run() -> RunData {
 /// `n` indexes, alternately of each kind.
 pub fn indexes(n: usize) -> RunData {
     let mut noise = Noise(42);
-    let lid: Vec<f64> = (0..QUERIES)
-        .map(|_| (3.1 + 0.35 * noise.normal()).exp())
-        .collect();
+    let lid: Vec<f64> = (0..QUERIES).map(|_| (3.1 + 0.35 * noise.normal()).exp()).collect();
     let builds: Vec<BuildRecord> = (0..n).map(build).collect();
     let mut settings = Vec::new();
     for (i, build) in builds.iter().enumerate() {
         for step in 0..8 {
-            for mode in [
-                Mode::Latency1,
-                Mode::Throughput { threads: 1 },
-                Mode::Throughput { threads: 2 },
-            ] {
+            for mode in [Mode::Latency1, Mode::Throughput { threads: 1 }, Mode::Throughput { threads: 2 }] {
                 settings.push(setting(build, i, step, mode, &lid, &mut noise));
             }
         }
     }
-    RunData {
-        header: header(&lid),
-        builds,
-        settings,
-    }
+    RunData { header: header(&lid), builds, settings }
 }
 
 /// Three indexes, one of them also on the drive; a failure, and a warm-up that did not settle.
@@ -78,24 +65,15 @@ pub fn eventful() -> RunData {
             run.latency_us.iter_mut().for_each(|us| *us *= 4.0);
         }
         s.answers.pages = s.answers.hops.iter().map(|h| h / 2 + 2).collect();
-        s.answers.bytes = s
-            .answers
-            .pages
-            .iter()
-            .map(|p| u64::from(*p) * 4096)
-            .collect();
+        s.answers.bytes = s.answers.pages.iter().map(|p| u64::from(*p) * 4096).collect();
     }
     data.settings.extend(from_drive);
     data.settings[5].warmup.settled = false;
-    data.settings[7].failure =
-        Some("out of memory: the kernel killed the process (limit 4 GiB)".into());
+    data.settings[7].failure = Some("out of memory: the kernel killed the process (limit 4 GiB)".into());
     data.settings[7].runs.clear();
     data.header.quick = true;
     data.header.machine.dirty = Some(true);
-    data.header
-        .dataset
-        .warnings
-        .push("3 of 100 stored distances differ from recomputed ones by more than 1e-3".into());
+    data.header.dataset.warnings.push("3 of 100 stored distances differ from recomputed ones by more than 1e-3".into());
     data
 }
 
@@ -103,7 +81,8 @@ fn header(lid: &[f64]) -> RunHeader {
     RunHeader {
         schema: SCHEMA_VERSION,
         created: "2026-11-20T17:40:00Z".into(),
-        command: "kiln bench --dataset photosift-128-euclidean.hdf5 --index vamana --index ivf-pq --report report.html".into(),
+        command: "kiln bench --dataset photosift-128-euclidean.hdf5 --index vamana --index ivf-pq --report report.html"
+            .into(),
         machine: Machine {
             cpu: "Intel(R) Xeon(R) Processor @ 2.60GHz".into(),
             cpus: 2,
@@ -146,54 +125,24 @@ fn build(i: usize) -> BuildRecord {
     let graph = i.is_multiple_of(2);
     let size = 32 + 16 * (i / 2);
     let stages: &[(&str, f64)] = if graph {
-        &[
-            ("read", 0.9),
-            ("partition", 9.4),
-            ("graph", 31.2),
-            ("encode", 3.3),
-            ("write", 1.1),
-            ("fsync", 0.4),
-        ]
+        &[("read", 0.9), ("partition", 9.4), ("graph", 31.2), ("encode", 3.3), ("write", 1.1), ("fsync", 0.4)]
     } else {
-        &[
-            ("read", 0.9),
-            ("train", 6.1),
-            ("assign", 8.7),
-            ("encode", 5.0),
-            ("write", 0.3),
-            ("fsync", 0.1),
-        ]
+        &[("read", 0.9), ("train", 6.1), ("assign", 8.7), ("encode", 5.0), ("write", 0.3), ("fsync", 0.1)]
     };
     let stretch = size as f64 / 32.0;
     let params = if graph {
-        [
-            ("max_degree", json!(size)),
-            ("alpha", json!(1.2)),
-            ("method", json!("partition")),
-        ]
-        .to_vec()
+        [("max_degree", json!(size)), ("alpha", json!(1.2)), ("method", json!("partition"))].to_vec()
     } else {
-        [
-            ("nlist", json!(64 * size)),
-            ("m", json!(64)),
-            ("bits", json!(4)),
-        ]
-        .to_vec()
+        [("nlist", json!(64 * size)), ("m", json!(64)), ("bits", json!(4))].to_vec()
     };
     BuildRecord {
         key: format!("build-{i}"),
         index: if graph { "vamana" } else { "ivf-pq" }.into(),
         path: format!("kiln-runs/indexes/{i}.kiln"),
-        params: params
-            .into_iter()
-            .map(|(k, v)| (k.to_string(), v))
-            .collect(),
+        params: params.into_iter().map(|(k, v)| (k.to_string(), v)).collect(),
         device: "cpu avx512-vnni".into(),
         threads: 2,
-        stage_seconds: stages
-            .iter()
-            .map(|(name, s)| (name.to_string(), s * stretch))
-            .collect(),
+        stage_seconds: stages.iter().map(|(name, s)| (name.to_string(), s * stretch)).collect(),
         total_seconds: stages.iter().map(|(_, s)| s * stretch).sum::<f64>() + 0.7,
         cpu_seconds: stages.iter().map(|(_, s)| s * stretch).sum::<f64>() * 1.8,
         peak_rss_bytes: if graph { 612 << 20 } else { 401 << 20 } + ((size as u64) << 20),
@@ -202,34 +151,21 @@ fn build(i: usize) -> BuildRecord {
     }
 }
 
-fn setting(
-    build: &BuildRecord,
-    i: usize,
-    step: usize,
-    mode: Mode,
-    lid: &[f64],
-    noise: &mut Noise,
-) -> SettingRecord {
+fn setting(build: &BuildRecord, i: usize, step: usize, mode: Mode, lid: &[f64], noise: &mut Noise) -> SettingRecord {
     let graph = build.index == "vamana";
     let effort = [10.0, 15.0, 20.0, 30.0, 45.0, 70.0, 110.0, 200.0][step];
     let reach = if graph { 7.5 } else { 12.0 } / (1.0 + 0.15 * (i / 2) as f64);
     let miss = (-effort / reach / 2.0).exp() * 0.35 + if graph { 0.0002 } else { 0.004 };
-    let base_us = if graph { 14.0 } else { 22.0 } * (1.0 + 0.1 * (i / 2) as f64)
-        + effort * if graph { 2.2 } else { 3.1 };
+    let base_us =
+        if graph { 14.0 } else { 22.0 } * (1.0 + 0.1 * (i / 2) as f64) + effort * if graph { 2.2 } else { 3.1 };
     let strict_hits: Vec<u16> = (lid.iter())
         .map(|l| {
             let chance = (miss * (l / 24.0).powf(1.6)).min(0.9);
             (0..K).filter(|_| noise.next() > chance).count() as u16
         })
         .collect();
-    let id_hits = strict_hits
-        .iter()
-        .map(|h| h - u16::from(*h > 0 && noise.next() < 0.01))
-        .collect();
-    let ann_hits = strict_hits
-        .iter()
-        .map(|h| h + u16::from(*h < K && noise.next() < 0.3))
-        .collect();
+    let id_hits = strict_hits.iter().map(|h| h - u16::from(*h > 0 && noise.next() < 0.01)).collect();
+    let ann_hits = strict_hits.iter().map(|h| h + u16::from(*h < K && noise.next() < 0.3)).collect();
     let threads = mode.threads() as f64;
     let runs = (0..RUNS)
         .map(|_| {
@@ -242,20 +178,11 @@ fn setting(
                 })
                 .collect();
             let seconds = latency_us.iter().map(|us| f64::from(*us)).sum::<f64>() / 1e6 / threads;
-            RunSample {
-                seconds,
-                latency_us,
-            }
+            RunSample { seconds, latency_us }
         })
         .collect();
-    let hops: Vec<u32> = lid
-        .iter()
-        .map(|l| (effort * 0.9 + l / 3.0) as u32)
-        .collect();
-    let mut params = vec![(
-        if graph { "search_list" } else { "nprobe" }.to_string(),
-        json!(effort as u32),
-    )];
+    let hops: Vec<u32> = lid.iter().map(|l| (effort * 0.9 + l / 3.0) as u32).collect();
+    let mut params = vec![(if graph { "search_list" } else { "nprobe" }.to_string(), json!(effort as u32))];
     if !graph {
         params.push(("rerank".into(), json!(100)));
     }
@@ -266,20 +193,14 @@ fn setting(
         mode,
         residency: "memory".into(),
         k: usize::from(K),
-        warmup: Warmup {
-            seconds: 0.8,
-            settled: true,
-        },
+        warmup: Warmup { seconds: 0.8, settled: true },
         runs,
         answers: Answers {
             strict_hits,
             id_hits,
             ann_hits,
             possible: vec![K; lid.len()],
-            distances: hops
-                .iter()
-                .map(|h| h * if graph { 17 } else { 360 })
-                .collect(),
+            distances: hops.iter().map(|h| h * if graph { 17 } else { 360 }).collect(),
             hops,
             pages: vec![0; lid.len()],
             bytes: vec![0; lid.len()],

@@ -68,13 +68,8 @@ pub fn style(size: f64, role: Role, weight: Weight) -> TextStyle<'static> {
 /// Width of a text in units; zero if it cannot be measured.
 pub fn width(text: &str, size: f64, weight: Weight) -> f64 {
     register();
-    let font = FontDesc::new(
-        FontFamily::Name(FAMILY),
-        size * TENTHS * EM_HEIGHT,
-        weight.style(),
-    );
-    font.box_size(text)
-        .map_or(0.0, |(width, _)| f64::from(width) / TENTHS)
+    let font = FontDesc::new(FontFamily::Name(FAMILY), size * TENTHS * EM_HEIGHT, weight.style());
+    font.box_size(text).map_or(0.0, |(width, _)| f64::from(width) / TENTHS)
 }
 
 /// `@font-face` rules with the font inside.
@@ -96,10 +91,7 @@ mod tests {
     fn text_is_measured_with_the_embedded_font() {
         // DejaVu Sans: 'M' is 1767 units of 2048 wide, bold 'M' 2038.
         let regular = width("MMMM", 12.0, Weight::Regular);
-        assert!(
-            (regular - 4.0 * 12.0 * 1767.0 / 2048.0).abs() < 0.5,
-            "{regular}"
-        );
+        assert!((regular - 4.0 * 12.0 * 1767.0 / 2048.0).abs() < 0.5, "{regular}");
         let bold = width("MMMM", 12.0, Weight::Bold);
         assert!((bold - 4.0 * 12.0 * 2038.0 / 2048.0).abs() < 0.5, "{bold}");
     }

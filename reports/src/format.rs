@@ -69,17 +69,11 @@ pub fn recall(value: f64) -> String {
     let scale = 10f64.powi(digits);
     // Down at the very top, so that one miss in a million is not rounded away.
     let rounded = (value * scale).round() / scale;
-    let shown = if rounded >= 1.0 && value < 1.0 {
-        1.0 - 1.0 / scale
-    } else {
-        rounded
-    };
+    let shown = if rounded >= 1.0 && value < 1.0 { 1.0 - 1.0 / scale } else { rounded };
     if shown.fract() == 0.0 {
         return format!("{shown:.0}");
     }
-    format!("{shown:.*}", digits as usize)
-        .trim_start_matches('0')
-        .to_string()
+    format!("{shown:.*}", digits as usize).trim_start_matches('0').to_string()
 }
 
 /// [`recall`] without trailing zeros past the second digit, for ticks and limits: `.90`, `.9995`.
@@ -143,11 +137,7 @@ fn trim_unit(text: &str) -> String {
 /// An interval's ends: `5,800 – 6,010`; empty where it has no width.
 pub fn ends(interval: Interval) -> String {
     let (lo, hi) = (number(interval.lo), number(interval.hi));
-    if lo == hi {
-        String::new()
-    } else {
-        format!("{lo} – {hi}")
-    }
+    if lo == hi { String::new() } else { format!("{lo} – {hi}") }
 }
 
 /// A figure at a recall level: `5,912`, `≥ 5,912` (every setting is more accurate), `max .93` (never reached).
@@ -219,13 +209,7 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(recall(value), text);
         }
-        for (value, text) in [
-            (0.9, ".90"),
-            (0.995, ".995"),
-            (0.999, ".999"),
-            (1.0, "1"),
-            (0.0, "0"),
-        ] {
+        for (value, text) in [(0.9, ".90"), (0.995, ".995"), (0.999, ".999"), (1.0, "1"), (0.0, "0")] {
             assert_eq!(recall_tick(value), text);
         }
         assert_eq!(level(0.9), ".90");

@@ -25,12 +25,7 @@ const SCRIPT: &str = include_str!("../templates/report.js");
 pub fn page(model: &Model, sections: &[Section]) -> Result<String, ReportError> {
     let header = &model.data.header;
     let mut environment = Environment::new();
-    environment.set_syntax(
-        SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()?,
-    );
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.add_template("report.html", TEMPLATE)?;
     let mut shown = Vec::new();
     for section in sections {
@@ -44,25 +39,20 @@ pub fn page(model: &Model, sections: &[Section]) -> Result<String, ReportError> 
         });
     }
     let chart_css = paint::chart_css(model.series.len(), stage_names(model).len());
-    let method: Vec<Value> = METRICS.iter().map(|metric| {
-        let better = match metric.better {
-            Better::Higher => "higher",
-            Better::Lower => "lower",
-        };
-        context! { name => metric.name, description => metric.description, unit => metric.unit, better }
-    }).collect();
-    let swatches: Result<Vec<String>, _> = (model.series.iter().enumerate())
-        .map(|(series, s)| {
-            draw::swatch_svg(&LegendItem::Series {
-                series,
-                name: s.name.clone(),
-            })
+    let method: Vec<Value> = METRICS
+        .iter()
+        .map(|metric| {
+            let better = match metric.better {
+                Better::Higher => "higher",
+                Better::Lower => "lower",
+            };
+            context! { name => metric.name, description => metric.description, unit => metric.unit, better }
         })
         .collect();
-    let swatches = swatches.map_err(|e| ReportError::Chart {
-        id: "legend".into(),
-        reason: e.to_string(),
-    })?;
+    let swatches: Result<Vec<String>, _> = (model.series.iter().enumerate())
+        .map(|(series, s)| draw::swatch_svg(&LegendItem::Series { series, name: s.name.clone() }))
+        .collect();
+    let swatches = swatches.map_err(|e| ReportError::Chart { id: "legend".into(), reason: e.to_string() })?;
     let page = environment.get_template("report.html")?.render(context! {
         dataset => header.dataset.name.as_str(),
         created => header.created.as_str(),
@@ -94,19 +84,12 @@ pub fn page(model: &Model, sections: &[Section]) -> Result<String, ReportError> 
 }
 
 fn figure(figure: &Figure) -> Result<Value, ReportError> {
-    let refused = |e: draw::DrawError| ReportError::Chart {
-        id: figure.id.clone(),
-        reason: e.to_string(),
-    };
+    let refused = |e: draw::DrawError| ReportError::Chart { id: figure.id.clone(), reason: e.to_string() };
     let mut views = Vec::new();
     for view in &figure.views {
-        let label = if view.name.is_empty() {
-            figure.title.clone()
-        } else {
-            format!("{} ({})", figure.title, view.name)
-        };
-        let svg =
-            draw::page_svg(&view.plot, &format!("{label}. {}", figure.caption)).map_err(refused)?;
+        let label =
+            if view.name.is_empty() { figure.title.clone() } else { format!("{} ({})", figure.title, view.name) };
+        let svg = draw::page_svg(&view.plot, &format!("{label}. {}", figure.caption)).map_err(refused)?;
         views.push(context! { name => view.name, svg });
     }
     let mut legend = Vec::new();
@@ -134,11 +117,7 @@ fn data_uri(model: &Model) -> Result<String, ReportError> {
     let searches: Vec<_> = (data.settings.iter())
         .filter_map(|s| metrics::search_row(s, data.builds.iter().find(|b| b.key == s.build_key)?))
         .collect();
-    let builds: Vec<_> = data
-        .builds
-        .iter()
-        .map(|b| metrics::build_row(b, &header.dataset))
-        .collect();
+    let builds: Vec<_> = data.builds.iter().map(|b| metrics::build_row(b, &header.dataset)).collect();
     let failures: Vec<_> = (model.skipped.iter())
         .map(|s| json!({ "index": s.name, "params": s.setting.params, "mode": s.setting.mode.name(), "why": s.reason }))
         .collect();
@@ -153,21 +132,10 @@ fn data_uri(model: &Model) -> Result<String, ReportError> {
         "searches": searches,
         "failures": failures,
     }))?;
-    Ok(format!(
-        "data:application/json;base64,{}",
-        STANDARD.encode(figures)
-    ))
+    Ok(format!("data:application/json;base64,{}", STANDARD.encode(figures)))
 }
 
 /// A file name from a data set's: letters, digits, dashes and underscores.
 fn file_stem(name: &str) -> String {
-    name.chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "-_".contains(c) {
-                c
-            } else {
-                '-'
-            }
-        })
-        .collect()
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '-' }).collect()
 }

@@ -47,11 +47,7 @@ pub struct ReportFiles {
 
 /// Writes the report of a run to `html`, and its main charts as PNG files into `charts_dir` if one is given; folders
 /// are made as needed. Each file appears whole or not at all.
-pub fn write_report(
-    data: &RunData,
-    html: &Path,
-    charts_dir: Option<&Path>,
-) -> Result<ReportFiles, ReportError> {
+pub fn write_report(data: &RunData, html: &Path, charts_dir: Option<&Path>) -> Result<ReportFiles, ReportError> {
     let model = Model::new(data);
     let sections = charts::sections(&model);
     let page = html::page(&model, &sections)?;
@@ -59,29 +55,18 @@ pub fn write_report(
     let mut charts = Vec::new();
     if let Some(dir) = charts_dir {
         let subtitle = summary::one_line(&data.header);
-        for figure in sections
-            .iter()
-            .flat_map(|s| &s.figures)
-            .filter(|f| f.picture)
-        {
+        for figure in sections.iter().flat_map(|s| &s.figures).filter(|f| f.picture) {
             let path = dir.join(format!("{}.png", figure.id));
-            let refused = |reason| ReportError::Picture {
-                path: path.clone(),
-                reason,
-            };
+            let refused = |reason| ReportError::Picture { path: path.clone(), reason };
             let Some(view) = figure.views.first() else {
                 continue;
             };
-            let svg = draw::picture_svg(figure, &view.plot, &subtitle)
-                .map_err(|e| refused(e.to_string()))?;
+            let svg = draw::picture_svg(figure, &view.plot, &subtitle).map_err(|e| refused(e.to_string()))?;
             write_whole(&path, &png::render(&svg).map_err(refused)?)?;
             charts.push(path);
         }
     }
-    Ok(ReportFiles {
-        html: html.to_path_buf(),
-        charts,
-    })
+    Ok(ReportFiles { html: html.to_path_buf(), charts })
 }
 
 /// The page alone, as a string.
@@ -92,21 +77,12 @@ pub fn report_html(data: &RunData) -> Result<String, ReportError> {
 
 /// Writes beside the target, then renames: a reader never sees half a file.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
-    let failed = |source| ReportError::Write {
-        path: path.to_path_buf(),
-        source,
-    };
-    let name = path
-        .file_name()
-        .ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
+    let failed = |source| ReportError::Write { path: path.to_path_buf(), source };
+    let name = path.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(failed)?;
     }
-    let partial = path.with_file_name(format!(
-        ".{}.{}.partial",
-        name.to_string_lossy(),
-        std::process::id()
-    ));
+    let partial = path.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
     let written = fs::File::create(&partial)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&partial, path));

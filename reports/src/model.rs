@@ -92,33 +92,25 @@ impl<'a> Model<'a> {
         let mut modes: Vec<ModeView> = Vec::new();
         let mut skipped = Vec::new();
         for setting in &data.settings {
-            let owner = (series.iter())
-                .position(|s| s.build.key == setting.build_key && s.residency == setting.residency);
+            let owner =
+                (series.iter()).position(|s| s.build.key == setting.build_key && s.residency == setting.residency);
             match measure(setting, owner) {
                 Ok((owner, point)) => {
                     let mode = entry(
                         &mut modes,
                         |m| m.mode == setting.mode,
-                        || ModeView {
-                            mode: setting.mode,
-                            curves: Vec::new(),
-                        },
+                        || ModeView { mode: setting.mode, curves: Vec::new() },
                     );
                     let curve = entry(
                         &mut mode.curves,
                         |c| c.series == owner,
-                        || Curve {
-                            series: owner,
-                            points: Vec::new(),
-                            frontier: Vec::new(),
-                        },
+                        || Curve { series: owner, points: Vec::new(), frontier: Vec::new() },
                     );
                     curve.points.push(point);
                 }
                 Err(reason) => skipped.push(Skipped {
                     setting,
-                    name: owner
-                        .map_or_else(|| setting.build_key.clone(), |i| series[i].name.clone()),
+                    name: owner.map_or_else(|| setting.build_key.clone(), |i| series[i].name.clone()),
                     reason,
                 }),
             }
@@ -131,13 +123,7 @@ impl<'a> Model<'a> {
             mode.curves.sort_by_key(|c| c.series);
             mode.curves.iter_mut().for_each(Curve::finish);
         }
-        Model {
-            data,
-            build_names,
-            series,
-            modes,
-            skipped,
-        }
+        Model { data, build_names, series, modes, skipped }
     }
 
     /// The mode that the verdict speaks of: the first.
@@ -147,10 +133,7 @@ impl<'a> Model<'a> {
 
     /// The colour of a build: its first series.
     pub fn series_of_build(&self, build_index: usize) -> usize {
-        self.series
-            .iter()
-            .position(|s| s.build_index == build_index)
-            .unwrap_or(0)
+        self.series.iter().position(|s| s.build_index == build_index).unwrap_or(0)
     }
 
     /// The setting that stands for a series where one must be chosen: the least accurate of the frontier that reaches
@@ -159,20 +142,13 @@ impl<'a> Model<'a> {
         let mut curves = self.modes.iter().flat_map(|m| &m.curves);
         let curve = curves.find(|c| c.series == series && !c.frontier.is_empty())?;
         let reaches = |i: &&usize| curve.points[**i].recall.is_some_and(|r| r >= 0.95);
-        let chosen = curve
-            .frontier
-            .iter()
-            .find(reaches)
-            .or(curve.frontier.last())?;
+        let chosen = curve.frontier.iter().find(reaches).or(curve.frontier.last())?;
         Some(&curve.points[*chosen])
     }
 
     /// All points of all modes.
     pub fn points(&self) -> impl Iterator<Item = &Point<'a>> {
-        self.modes
-            .iter()
-            .flat_map(|m| &m.curves)
-            .flat_map(|c| &c.points)
+        self.modes.iter().flat_map(|m| &m.curves).flat_map(|c| &c.points)
     }
 
     /// Bytes of the index file for each row.
@@ -194,22 +170,12 @@ fn measure(setting: &SettingRecord, owner: Option<usize>) -> Result<(usize, Poin
     if let Some(failure) = &setting.failure {
         return Err(failure.clone());
     }
-    let owner =
-        owner.ok_or_else(|| format!("no build with key {} in the run", setting.build_key))?;
+    let owner = owner.ok_or_else(|| format!("no build with key {} in the run", setting.build_key))?;
     let (Some(qps), Some(latency)) = (metrics::qps(setting), metrics::latency(setting)) else {
         return Err("no run was kept".into());
     };
     let recall = metrics::recall(setting);
-    Ok((
-        owner,
-        Point {
-            setting,
-            recall,
-            qps,
-            latency,
-            pages: metrics::pages_per_query(setting),
-        },
-    ))
+    Ok((owner, Point { setting, recall, qps, latency, pages: metrics::pages_per_query(setting) }))
 }
 
 impl<'a> Curve<'a> {
@@ -221,53 +187,34 @@ impl<'a> Curve<'a> {
 
     /// Positions of the points that no other beats in recall and in `goodness` (higher is better).
     pub fn frontier_by(&self, goodness: impl Fn(&Point<'a>) -> Option<f64>) -> Vec<usize> {
-        let plane: Vec<(f64, f64)> = (self.points.iter())
-            .map(|p| {
-                (
-                    p.recall.unwrap_or(f64::NAN),
-                    goodness(p).unwrap_or(f64::NAN),
-                )
-            })
-            .collect();
+        let plane: Vec<(f64, f64)> =
+            (self.points.iter()).map(|p| (p.recall.unwrap_or(f64::NAN), goodness(p).unwrap_or(f64::NAN))).collect();
         stats::pareto_frontier(&plane)
     }
 
     /// Recall of the frontier's points.
     pub fn frontier_recalls(&self) -> Vec<f64> {
-        self.frontier
-            .iter()
-            .filter_map(|&i| self.points[i].recall)
-            .collect()
+        self.frontier.iter().filter_map(|&i| self.points[i].recall).collect()
     }
 
     /// A figure at a recall level, between the frontier's settings that bracket it; `None` without recall, or where a
     /// setting of the frontier lacks the figure.
     pub fn at(&self, level: f64, figure: impl Fn(&Point<'a>) -> Option<f64>) -> Option<AtRecall> {
-        let values: Option<Vec<f64>> = self
-            .frontier
-            .iter()
-            .map(|&i| figure(&self.points[i]))
-            .collect();
+        let values: Option<Vec<f64>> = self.frontier.iter().map(|&i| figure(&self.points[i])).collect();
         Level::locate(&self.frontier_recalls(), level)?.read(&values?)
     }
 
     /// QPS at a recall level with its interval's ends; `None` where the level was not reached.
     pub fn qps_at(&self, level: f64) -> Option<Interval> {
         let read = |figure: fn(&Point) -> f64| self.at(level, |p| Some(figure(p)))?.value();
-        Some(Interval {
-            median: read(|p| p.qps.median)?,
-            lo: read(|p| p.qps.lo)?,
-            hi: read(|p| p.qps.hi)?,
-        })
+        Some(Interval { median: read(|p| p.qps.median)?, lo: read(|p| p.qps.lo)?, hi: read(|p| p.qps.hi)? })
     }
 }
 
 impl ModeView<'_> {
     /// The level at which figures are compared: .95 where anyone reaches it, else .90; `None` where nobody does.
     pub fn focus(&self) -> Option<f64> {
-        let best = (self.curves.iter())
-            .filter_map(|c| c.frontier_recalls().last().copied())
-            .reduce(f64::max)?;
+        let best = (self.curves.iter()).filter_map(|c| c.frontier_recalls().last().copied()).reduce(f64::max)?;
         [0.95, 0.90].into_iter().find(|level| best >= *level)
     }
 
@@ -294,14 +241,7 @@ mod tests {
         data.settings[2].build_key = "gone".into();
         let model = Model::new(&data);
         let reasons: Vec<&str> = model.skipped.iter().map(|s| s.reason.as_str()).collect();
-        assert_eq!(
-            reasons,
-            [
-                "killed",
-                "no run was kept",
-                "no build with key gone in the run"
-            ]
-        );
+        assert_eq!(reasons, ["killed", "no run was kept", "no build with key gone in the run"]);
     }
 
     #[test]

@@ -8,13 +8,9 @@ use plotters::style::RGBColor;
 
 /// Okabe and Ito's colours for series, most distinct first. Their yellow is left out (unreadable on white), and
 /// their black is the ink of the theme.
-const SERIES_LIGHT: [&str; 7] = [
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24",
-];
+const SERIES_LIGHT: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24"];
 /// The same hues for dark paper: the blue is lighter, and ink is white.
-const SERIES_DARK: [&str; 7] = [
-    "#3d9fe0", "#e8722a", "#17b58a", "#d98fb8", "#e69f00", "#7cc8f2", "#e9e7e4",
-];
+const SERIES_DARK: [&str; 7] = ["#3d9fe0", "#e8722a", "#17b58a", "#d98fb8", "#e69f00", "#7cc8f2", "#e9e7e4"];
 /// Colours of build stages: the same set in an order that keeps neighbours apart, and three of Paul Tol's; they carry
 /// text, so each names its readable ink.
 const STAGES: [(&str, Role); 10] = [
@@ -123,16 +119,7 @@ pub fn series_dash(index: usize) -> Dash {
 /// Marker of the n-th series; with 7 colours, a pair of both repeats after 56.
 pub fn series_marker(index: usize) -> Marker {
     use Marker::{Circle, Diamond, Pentagon, Plus, Square, Star, Triangle, TriangleDown};
-    [
-        Circle,
-        Square,
-        Triangle,
-        Diamond,
-        TriangleDown,
-        Star,
-        Plus,
-        Pentagon,
-    ][index % 8]
+    [Circle, Square, Triangle, Diamond, TriangleDown, Star, Plus, Pentagon][index % 8]
 }
 
 /// Black or white, whichever reads better on the n-th stage's colour.
@@ -182,10 +169,7 @@ impl Role {
 impl Paint {
     /// A solid paint.
     pub fn solid(role: Role) -> Paint {
-        Paint {
-            role,
-            dash: Dash::Solid,
-        }
+        Paint { role, dash: Dash::Solid }
     }
 
     /// The disguise in which it passes through plotters.
@@ -215,10 +199,7 @@ impl Paint {
             7 => Role::Stage(index),
             _ => Role::Ink,
         };
-        Paint {
-            role,
-            dash: series_dash(usize::from(dash)),
-        }
+        Paint { role, dash: series_dash(usize::from(dash)) }
     }
 }
 
@@ -228,9 +209,7 @@ pub fn chart_css(series: usize, stages: usize) -> String {
     let mut css = String::new();
     let mut dark = String::new();
     let mut rule = |class: String, colour: &str| {
-        css.push_str(&format!(
-            ".f-{class}{{fill:{colour}}}.s-{class}{{fill:none;stroke:{colour}}}\n"
-        ));
+        css.push_str(&format!(".f-{class}{{fill:{colour}}}.s-{class}{{fill:none;stroke:{colour}}}\n"));
     };
     for role in [Role::Ink, Role::Muted, Role::Grid, Role::Paper] {
         rule(role.class(), &format!("var(--{})", role.class()));
@@ -239,10 +218,7 @@ pub fn chart_css(series: usize, stages: usize) -> String {
         rule(role.class(), role.colour());
     }
     for i in 0..series {
-        rule(
-            Role::series(i).class(),
-            &format!("var(--c{})", i % SERIES_LIGHT.len()),
-        );
+        rule(Role::series(i).class(), &format!("var(--c{})", i % SERIES_LIGHT.len()));
     }
     for i in 0..stages {
         rule(Role::stage(i).class(), Role::stage(i).colour());
@@ -259,9 +235,7 @@ pub fn chart_css(series: usize, stages: usize) -> String {
              body:has(#series-{i}:focus-visible) [for=series-{i}]{{outline:2px solid var(--accent)}}\n"
         ));
     }
-    format!(
-        ":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{css}"
-    )
+    format!(":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{css}")
 }
 
 #[cfg(test)]
@@ -281,10 +255,7 @@ mod tests {
             Role::Stage(3),
         ];
         for (i, role) in roles.into_iter().enumerate() {
-            let paint = Paint {
-                role,
-                dash: series_dash(i),
-            };
+            let paint = Paint { role, dash: series_dash(i) };
             let RGBColor(r, g, b) = paint.disguise();
             assert_eq!(Paint::unmask((r, g, b)), paint);
         }

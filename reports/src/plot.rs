@@ -137,21 +137,14 @@ pub enum LegendItem {
 impl Plot {
     /// One panel of the usual size.
     pub fn single(panel: Panel) -> Plot {
-        Plot {
-            width: 880.0,
-            height: 440.0,
-            panels: vec![panel],
-            threshold: false,
-        }
+        Plot { width: 880.0, height: 440.0, panels: vec![panel], threshold: false }
     }
 }
 
 impl Figure {
     /// The figure unless nothing would be drawn on it.
     pub fn if_drawn(self) -> Option<Figure> {
-        let drawn = (self.views.iter())
-            .flat_map(|view| &view.plot.panels)
-            .any(|panel| !panel.marks.is_empty());
+        let drawn = (self.views.iter()).flat_map(|view| &view.plot.panels).any(|panel| !panel.marks.is_empty());
         drawn.then_some(self)
     }
 }

@@ -51,48 +51,28 @@ pub struct LevelRow {
 
 /// The level tables of all modes in which recall is known.
 pub fn level_tables(model: &Model) -> Vec<LevelTable> {
-    model
-        .modes
-        .iter()
-        .map(|mode| level_table(model, mode))
-        .filter(|t| !t.rows.is_empty())
-        .collect()
+    model.modes.iter().map(|mode| level_table(model, mode)).filter(|t| !t.rows.is_empty()).collect()
 }
 
 fn level_table(model: &Model, mode: &ModeView) -> LevelTable {
     let focus = mode.focus();
     let rank_at = focus.unwrap_or(0.0);
-    let mut curves: Vec<&Curve> = mode
-        .curves
-        .iter()
-        .filter(|c| !c.frontier.is_empty())
-        .collect();
+    let mut curves: Vec<&Curve> = mode.curves.iter().filter(|c| !c.frontier.is_empty()).collect();
     let speed = |c: &Curve| c.qps_at(rank_at).map_or(0.0, |qps| qps.median);
     curves.sort_by(|a, b| speed(b).total_cmp(&speed(a)).then(a.series.cmp(&b.series)));
     let rows = curves.into_iter().map(|curve| {
         let owner = &model.series[curve.series];
         let qps = LEVELS.iter().map(|&level| {
-            let text = curve
-                .at(level, |p| Some(p.qps.median))
-                .map(|f| format::at_recall(f, "≥", format::number));
+            let text = curve.at(level, |p| Some(p.qps.median)).map(|f| format::at_recall(f, "≥", format::number));
             let ends = curve.qps_at(level).map(format::ends);
-            Cell {
-                text: text.unwrap_or_else(|| "–".into()),
-                sub: ends.unwrap_or_default(),
-            }
+            Cell { text: text.unwrap_or_else(|| "–".into()), sub: ends.unwrap_or_default() }
         });
-        let at_focus = |figure: fn(&crate::model::Point) -> Option<f64>,
-                        show: fn(f64) -> String| {
+        let at_focus = |figure: fn(&crate::model::Point) -> Option<f64>, show: fn(f64) -> String| {
             let read = focus.and_then(|level| curve.at(level, figure));
             read.map_or_else(|| "–".into(), |f| format::at_recall(f, "≤", show))
         };
         let points: Vec<String> = (curve.frontier.iter())
-            .filter_map(|&i| {
-                Some(format!(
-                    "{}:{}",
-                    curve.points[i].recall?, curve.points[i].qps.median
-                ))
-            })
+            .filter_map(|&i| Some(format!("{}:{}", curve.points[i].recall?, curve.points[i].qps.median)))
             .collect();
         LevelRow {
             series: curve.series,
@@ -111,11 +91,7 @@ fn level_table(model: &Model, mode: &ModeView) -> LevelTable {
         words: mode.words(),
         levels: LEVELS.iter().map(|l| format::level(*l)).collect(),
         focus: focus.map(format::level).unwrap_or_default(),
-        pages: mode
-            .curves
-            .iter()
-            .flat_map(|c| &c.points)
-            .any(|p| p.pages.is_some()),
+        pages: mode.curves.iter().flat_map(|c| &c.points).any(|p| p.pages.is_some()),
         rows: rows.collect(),
     }
 }
@@ -172,10 +148,7 @@ pub fn provenance(header: &RunHeader) -> Table {
     });
     let lines: [(&str, Option<String>); 20] = [
         ("Measured", Some(header.created.clone())),
-        (
-            "Data set",
-            Some(format!("{} from {}", data.name, data.path)),
-        ),
+        ("Data set", Some(format!("{} from {}", data.name, data.path))),
         (
             "Shape",
             Some(format!(
@@ -192,35 +165,19 @@ pub fn provenance(header: &RunHeader) -> Table {
         ("SHA-256", data.sha256.clone()),
         ("CPU", Some(machine.cpu.clone())),
         ("Logical CPUs", Some(machine.cpus.to_string())),
-        (
-            "CPU limit",
-            machine
-                .cpu_limit
-                .map(|l| format!("{} CPUs (cgroup)", format::number(l))),
-        ),
+        ("CPU limit", machine.cpu_limit.map(|l| format!("{} CPUs (cgroup)", format::number(l)))),
         ("Kernels use", Some(machine.isa.clone())),
-        (
-            "CPU features",
-            Some(machine.features.join(" ")).filter(|f| !f.is_empty()),
-        ),
+        ("CPU features", Some(machine.features.join(" ")).filter(|f| !f.is_empty())),
         ("Governor", machine.governor.clone()),
         ("Memory", Some(size(machine.memory_bytes))),
-        (
-            "Memory limit",
-            machine
-                .memory_limit_bytes
-                .map(|l| format!("{} (cgroup)", size(l))),
-        ),
+        ("Memory limit", machine.memory_limit_bytes.map(|l| format!("{} (cgroup)", size(l)))),
         ("GPU", machine.gpu.clone()),
         ("System", Some(format!("kernel {}", machine.kernel))),
         ("Filesystem", machine.filesystem.clone()),
         ("Drive", machine.drive.clone()),
         ("Kiln", Some(machine.kiln_version.clone())),
         ("Commit", source),
-        (
-            "Compiler",
-            Some(format!("{}; {}", machine.rustc, machine.build_flags)),
-        ),
+        ("Compiler", Some(format!("{}; {}", machine.rustc, machine.build_flags))),
     ];
     let mut table = Table::new(&["What", "Value"]);
     for (name, value) in lines {
@@ -241,14 +198,7 @@ mod tests {
         let data = fixture::eventful();
         let tables = level_tables(&Model::new(&data));
         let modes: Vec<(&str, bool)> = tables.iter().map(|t| (t.mode.as_str(), t.pages)).collect();
-        assert_eq!(
-            modes,
-            [
-                ("latency-1", true),
-                ("throughput-1", false),
-                ("throughput-2", true)
-            ]
-        );
+        assert_eq!(modes, [("latency-1", true), ("throughput-1", false), ("throughput-2", true)]);
         let names: Vec<&str> = tables[0].rows.iter().map(|r| r.name.as_str()).collect();
         assert_eq!(
             names,

@@ -8,8 +8,8 @@ use std::fmt::Write;
 
 use plotters_backend::text_anchor::{HPos, VPos};
 use plotters_backend::{
-    BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingBackend, DrawingErrorKind,
-    FontStyle, FontTransform,
+    BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingBackend, DrawingErrorKind, FontStyle,
+    FontTransform,
 };
 
 use crate::paint::{Paint, Theme};
@@ -47,10 +47,7 @@ impl<'a> SvgBackend<'a> {
             (Theme::Page, false) => self.push(format_args!(" class=\"s-{}\"", paint.role.class())),
             (Theme::Picture, true) => self.push(format_args!(" fill=\"{}\"", paint.role.colour())),
             (Theme::Picture, false) => {
-                self.push(format_args!(
-                    " fill=\"none\" stroke=\"{}\"",
-                    paint.role.colour()
-                ));
+                self.push(format_args!(" fill=\"none\" stroke=\"{}\"", paint.role.colour()));
             }
         }
         if colour.alpha < 1.0 {
@@ -129,20 +126,11 @@ impl DrawingBackend for SvgBackend<'_> {
         self.draw_rect((x, y), (x + 1, y + 1), &colour, true)
     }
 
-    fn draw_line<S: BackendStyle>(
-        &mut self,
-        from: BackendCoord,
-        to: BackendCoord,
-        style: &S,
-    ) -> Drawn {
+    fn draw_line<S: BackendStyle>(&mut self, from: BackendCoord, to: BackendCoord, style: &S) -> Drawn {
         self.draw_path([from, to], style)
     }
 
-    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
-        &mut self,
-        path: I,
-        style: &S,
-    ) -> Drawn {
+    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, path: I, style: &S) -> Drawn {
         self.open("polyline", style.color(), false);
         self.stroke_width(style);
         self.points(path);
@@ -150,11 +138,7 @@ impl DrawingBackend for SvgBackend<'_> {
         Ok(())
     }
 
-    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
-        &mut self,
-        corners: I,
-        style: &S,
-    ) -> Drawn {
+    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, corners: I, style: &S) -> Drawn {
         self.open("polygon", style.color(), true);
         self.points(corners);
         self.out.push_str("/>\n");
@@ -183,32 +167,16 @@ impl DrawingBackend for SvgBackend<'_> {
         Ok(())
     }
 
-    fn draw_circle<S: BackendStyle>(
-        &mut self,
-        (x, y): BackendCoord,
-        radius: u32,
-        style: &S,
-        fill: bool,
-    ) -> Drawn {
+    fn draw_circle<S: BackendStyle>(&mut self, (x, y): BackendCoord, radius: u32, style: &S, fill: bool) -> Drawn {
         self.open("circle", style.color(), fill);
         if !fill {
             self.stroke_width(style);
         }
-        self.push(format_args!(
-            " cx=\"{}\" cy=\"{}\" r=\"{}\"/>\n",
-            tenths(x),
-            tenths(y),
-            tenths(radius as i32)
-        ));
+        self.push(format_args!(" cx=\"{}\" cy=\"{}\" r=\"{}\"/>\n", tenths(x), tenths(y), tenths(radius as i32)));
         Ok(())
     }
 
-    fn draw_text<T: BackendTextStyle>(
-        &mut self,
-        text: &str,
-        style: &T,
-        (x, y): BackendCoord,
-    ) -> Drawn {
+    fn draw_text<T: BackendTextStyle>(&mut self, text: &str, style: &T, (x, y): BackendCoord) -> Drawn {
         let size = style.size();
         // Distance from the anchor to the baseline, by DejaVu's cap height (.73 em) and descent (.24 em).
         let drop = match style.anchor().v_pos {
@@ -233,11 +201,7 @@ impl DrawingBackend for SvgBackend<'_> {
             FontTransform::Rotate270 => -90,
         };
         if degrees != 0 {
-            self.push(format_args!(
-                " transform=\"rotate({degrees} {} {})\"",
-                tenths(x),
-                tenths(y)
-            ));
+            self.push(format_args!(" transform=\"rotate({degrees} {} {})\"", tenths(x), tenths(y)));
         }
         self.push(format_args!(
             " font-size=\"{}\" x=\"{}\" y=\"{}\">{}</text>\n",
@@ -263,9 +227,6 @@ mod tests {
 
     #[test]
     fn text_is_escaped() {
-        assert_eq!(
-            escape("<b a=\"1\">&'\u{1}"),
-            "&lt;b a=&quot;1&quot;&gt;&amp;&#39;\u{fffd}"
-        );
+        assert_eq!(escape("<b a=\"1\">&'\u{1}"), "&lt;b a=&quot;1&quot;&gt;&amp;&#39;\u{fffd}");
     }
 }

@@ -25,10 +25,7 @@ pub struct Cell {
 impl Table {
     /// An empty table under these titles.
     pub fn new(columns: &[&str]) -> Table {
-        Table {
-            columns: columns.iter().map(|c| c.to_string()).collect(),
-            rows: Vec::new(),
-        }
+        Table { columns: columns.iter().map(|c| c.to_string()).collect(), rows: Vec::new() }
     }
 
     /// Appends a row.
@@ -39,10 +36,7 @@ impl Table {
 
 impl From<String> for Cell {
     fn from(text: String) -> Cell {
-        Cell {
-            text,
-            sub: String::new(),
-        }
+        Cell { text, sub: String::new() }
     }
 }
 

@@ -11,48 +11,26 @@ use crate::model::{Curve, ModeView, Model};
 /// The verdict of the first mode, at its focus level.
 pub fn verdict(model: &Model) -> String {
     let Some(mode) = model.primary() else {
-        let builds = format::count(
-            model.data.builds.len(),
-            "index was built",
-            "indexes were built",
-        );
+        let builds = format::count(model.data.builds.len(), "index was built", "indexes were built");
         return match model.skipped.len() {
             0 => format!("Nothing was searched; {builds}."),
-            n => format!(
-                "No setting could be measured: {}; {builds}.",
-                format::count(n, "failed", "failed")
-            ),
+            n => format!("No setting could be measured: {}; {builds}.", format::count(n, "failed", "failed")),
         };
     };
     let Some(level) = mode.focus() else {
         return without_level(model, mode);
     };
-    let mut ranked: Vec<(&Curve, Interval)> = mode
-        .curves
-        .iter()
-        .filter_map(|c| Some((c, c.qps_at(level)?)))
-        .collect();
+    let mut ranked: Vec<(&Curve, Interval)> = mode.curves.iter().filter_map(|c| Some((c, c.qps_at(level)?))).collect();
     ranked.sort_by(|a, b| b.1.median.total_cmp(&a.1.median));
     let name = |curve: &Curve| model.series[curve.series].name.clone();
     let Some(((best, qps), others)) = ranked.split_first() else {
         return without_level(model, mode);
     };
-    let bounded = |curve: &Curve| {
-        matches!(
-            curve.at(level, |p| Some(p.qps.median)),
-            Some(AtRecall::Bound(_))
-        )
-    };
+    let bounded = |curve: &Curve| matches!(curve.at(level, |p| Some(p.qps.median)), Some(AtRecall::Bound(_)));
     let at_least = |curve: &Curve| if bounded(curve) { "at least " } else { "" };
-    let speed = |curve: &Curve, qps: &Interval| {
-        format!("{}{}", at_least(curve), format::number(qps.median))
-    };
+    let speed = |curve: &Curve, qps: &Interval| format!("{}{}", at_least(curve), format::number(qps.median));
     let tied = others.first().is_some_and(|(_, next)| next.hi >= qps.lo);
-    let mut text = format!(
-        "At recall {} ({}), ",
-        format::level(level),
-        setup(model, mode)
-    );
+    let mut text = format!("At recall {} ({}), ", format::level(level), setup(model, mode));
     match others.first() {
         Some((second, next)) if bounded(second) => text.push_str(&format!(
             "{} answers {} queries/s and {} {}; a bound does not rank: search with less effort to compare them",
@@ -86,25 +64,15 @@ pub fn verdict(model: &Model) -> String {
         }
     }
     if others.len() > 1 {
-        text.push_str(&format!(
-            ", ahead of {}",
-            format::count(others.len() - 1, "other", "others")
-        ));
+        text.push_str(&format!(", ahead of {}", format::count(others.len() - 1, "other", "others")));
     }
     text.push('.');
-    if let Some(p99) = best
-        .at(level, |p| Some(p.latency.p99))
-        .and_then(AtRecall::value)
-    {
+    if let Some(p99) = best.at(level, |p| Some(p.latency.p99)).and_then(AtRecall::value) {
         let build = model.series[best.series].build;
         let ranked = !tied && !others.first().is_some_and(|(second, _)| bounded(second));
         text.push_str(&format!(
             " {} p99 there is {}{}; it was built in {} and takes {} on the drive.",
-            if ranked {
-                "Its".into()
-            } else {
-                format!("{}'s", name(best))
-            },
+            if ranked { "Its".into() } else { format!("{}'s", name(best)) },
             if bounded(best) { "at most " } else { "" },
             format::micros(p99),
             format::seconds(build.total_seconds),
@@ -113,11 +81,7 @@ pub fn verdict(model: &Model) -> String {
     }
     for curve in mode.curves.iter().filter(|c| c.qps_at(level).is_none()) {
         if let Some(max) = curve.frontier_recalls().last() {
-            text.push_str(&format!(
-                " {} stops at recall {}.",
-                name(curve),
-                format::recall(*max)
-            ));
+            text.push_str(&format!(" {} stops at recall {}.", name(curve), format::recall(*max)));
         }
     }
     text
@@ -141,15 +105,9 @@ fn without_level(model: &Model, mode: &ModeView) -> String {
         .flat_map(|c| c.points.iter().map(move |p| (c, p.qps.median)))
         .max_by(|a, b| a.1.total_cmp(&b.1));
     let speed = fastest.map_or_else(String::new, |(curve, qps)| {
-        format!(
-            " The fastest setting answers {} queries/s ({}).",
-            format::number(qps),
-            name(curve)
-        )
+        format!(" The fastest setting answers {} queries/s ({}).", format::number(qps), name(curve))
     });
-    format!(
-        "Recall is unknown, so nothing can be compared: the data set has no ground truth.{speed}"
-    )
+    format!("Recall is unknown, so nothing can be compared: the data set has no ground truth.{speed}")
 }
 
 fn setup(model: &Model, mode: &ModeView) -> String {
@@ -166,18 +124,14 @@ pub fn notes(model: &Model) -> Vec<String> {
     let header = &model.data.header;
     let mut notes = Vec::new();
     if header.quick {
-        notes.push("Measured with --quick: fewer runs than the methodology asks, so intervals are wider or unreliable.".into());
+        notes.push(
+            "Measured with --quick: fewer runs than the methodology asks, so intervals are wider or unreliable.".into(),
+        );
     }
     if header.machine.dirty == Some(true) {
         notes.push("The source differed from the commit that is named below.".into());
     }
-    notes.extend(
-        header
-            .dataset
-            .warnings
-            .iter()
-            .map(|w| format!("Data set: {w}.")),
-    );
+    notes.extend(header.dataset.warnings.iter().map(|w| format!("Data set: {w}.")));
     let unsettled = model.points().filter(|p| !p.setting.warmup.settled).count();
     if unsettled > 0 {
         notes.push(format!(
@@ -210,7 +164,10 @@ mod tests {
     fn the_leader_is_named_with_its_lead() {
         let data = fixture::run();
         let text = verdict(&Model::new(&data));
-        assert!(text.starts_with("At recall .95 (photosift-128-euclidean, k = 10, one query at a time), vamana answers"), "{text}");
+        assert!(
+            text.starts_with("At recall .95 (photosift-128-euclidean, k = 10, one query at a time), vamana answers"),
+            "{text}"
+        );
         assert!(text.contains(" times ivf-pq ("), "{text}");
     }
 
@@ -221,15 +178,10 @@ mod tests {
         twin.key = "twin".into();
         data.builds.push(twin);
         let mut settings = data.settings.clone();
-        settings
-            .iter_mut()
-            .for_each(|s| s.build_key = "twin".into());
+        settings.iter_mut().for_each(|s| s.build_key = "twin".into());
         data.settings.extend(settings);
         let text = verdict(&Model::new(&data));
-        assert!(
-            text.contains("vamana and vamana #2 show no detectable difference"),
-            "{text}"
-        );
+        assert!(text.contains("vamana and vamana #2 show no detectable difference"), "{text}");
     }
 
     #[test]
@@ -239,10 +191,7 @@ mod tests {
             setting.answers.strict_hits = setting.answers.possible.clone();
         }
         let text = verdict(&Model::new(&data));
-        assert!(
-            text.contains("answers at least ") && text.contains("a bound does not rank"),
-            "{text}"
-        );
+        assert!(text.contains("answers at least ") && text.contains("a bound does not rank"), "{text}");
         assert!(!text.contains(" times "), "{text}");
     }
 
@@ -255,10 +204,7 @@ mod tests {
         let text = verdict(&Model::new(&data));
         assert!(text.starts_with("Recall is unknown"), "{text}");
         data.settings.clear();
-        assert_eq!(
-            verdict(&Model::new(&data)),
-            "Nothing was searched; 1 index was built."
-        );
+        assert_eq!(verdict(&Model::new(&data)), "Nothing was searched; 1 index was built.");
         assert!(notes(&Model::new(&data)).is_empty());
     }
 }

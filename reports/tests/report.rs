@@ -13,54 +13,19 @@ use kiln_reports::{ReportError, report_html, write_report};
 fn page(data: &RunData, what: &str) -> String {
     let html = report_html(data).unwrap_or_else(|e| panic!("{what}: {e}"));
     check_balanced(&html, what);
-    for forbidden in [
-        "<script src",
-        "<link rel=\"stylesheet\"",
-        "@import",
-        "src=\"http",
-        "href=\"http",
-        "url(http",
-        "NaN",
-        "inf\"",
-    ] {
-        assert!(
-            !html.contains(forbidden),
-            "{what}: the page contains {forbidden}"
-        );
+    for forbidden in
+        ["<script src", "<link rel=\"stylesheet\"", "@import", "src=\"http", "href=\"http", "url(http", "NaN", "inf\""]
+    {
+        assert!(!html.contains(forbidden), "{what}: the page contains {forbidden}");
     }
     let figures = html.matches("<figure ").count();
-    assert_eq!(
-        figures,
-        html.matches("<figcaption>").count(),
-        "{what}: captions"
-    );
-    assert_eq!(
-        figures,
-        html.matches("Figures behind this chart").count(),
-        "{what}: tables behind charts"
-    );
-    let charts =
-        html.matches("<div class=\"view").count() - html.matches("<div class=\"views").count();
-    assert_eq!(
-        charts,
-        html.matches("role=\"img\" aria-label=\"").count(),
-        "{what}: labelled charts"
-    );
-    let ids: Vec<&str> = html
-        .split(" id=\"")
-        .skip(1)
-        .filter_map(|rest| rest.split('"').next())
-        .collect();
-    assert_eq!(
-        ids.iter().collect::<BTreeSet<_>>().len(),
-        ids.len(),
-        "{what}: ids repeat"
-    );
-    for anchor in html
-        .split("href=\"#")
-        .skip(1)
-        .filter_map(|rest| rest.split('"').next())
-    {
+    assert_eq!(figures, html.matches("<figcaption>").count(), "{what}: captions");
+    assert_eq!(figures, html.matches("Figures behind this chart").count(), "{what}: tables behind charts");
+    let charts = html.matches("<div class=\"view").count() - html.matches("<div class=\"views").count();
+    assert_eq!(charts, html.matches("role=\"img\" aria-label=\"").count(), "{what}: labelled charts");
+    let ids: Vec<&str> = html.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "{what}: ids repeat");
+    for anchor in html.split("href=\"#").skip(1).filter_map(|rest| rest.split('"').next()) {
         assert!(ids.contains(&anchor), "{what}: nothing is called {anchor}");
     }
     html
@@ -73,28 +38,16 @@ fn check_balanced(html: &str, what: &str) {
     let mut rest = html;
     while let Some(start) = rest.find('<') {
         rest = &rest[start + 1..];
-        let end = rest
-            .find('>')
-            .unwrap_or_else(|| panic!("{what}: a tag never ends"));
+        let end = rest.find('>').unwrap_or_else(|| panic!("{what}: a tag never ends"));
         let tag = &rest[..end];
-        let name = tag
-            .trim_start_matches('/')
-            .split([' ', '/', '\n'])
-            .next()
-            .unwrap_or_default();
+        let name = tag.trim_start_matches('/').split([' ', '/', '\n']).next().unwrap_or_default();
         rest = &rest[end + 1..];
         if tag.starts_with('/') {
-            assert_eq!(
-                open.pop(),
-                Some(name),
-                "{what}: </{name}> closes another element"
-            );
+            assert_eq!(open.pop(), Some(name), "{what}: </{name}> closes another element");
         } else if !tag.ends_with('/') && !VOID.contains(&name) {
             open.push(name);
             if ["style", "script"].contains(&name) {
-                let close = rest
-                    .find(&format!("</{name}>"))
-                    .unwrap_or_else(|| panic!("{what}: {name} never ends"));
+                let close = rest.find(&format!("</{name}>")).unwrap_or_else(|| panic!("{what}: {name} never ends"));
                 rest = &rest[close..];
             }
         }
@@ -103,10 +56,7 @@ fn check_balanced(html: &str, what: &str) {
 }
 
 fn ids(html: &str) -> BTreeSet<&str> {
-    html.split("<figure id=\"")
-        .skip(1)
-        .filter_map(|rest| rest.split('"').next())
-        .collect()
+    html.split("<figure id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect()
 }
 
 /// Sets the verdict on every query of every setting.
@@ -137,9 +87,7 @@ fn an_ordinary_run_has_every_chart() {
         "trade",
     ];
     assert_eq!(ids(&html), BTreeSet::from(expected));
-    assert!(html.contains(
-        "At recall .95 (photosift-128-euclidean, k = 10, one query at a time), vamana answers"
-    ));
+    assert!(html.contains("At recall .95 (photosift-128-euclidean, k = 10, one query at a time), vamana answers"));
     assert!(html.contains("kiln bench --dataset photosift-128-euclidean.hdf5"));
     assert!(html.len() < 400_000, "{} bytes", html.len());
 }
@@ -163,10 +111,7 @@ fn drives_failures_and_warnings_are_shown() {
 
 #[test]
 fn the_same_run_gives_the_same_page() {
-    assert_eq!(
-        report_html(&fixture::run()).ok(),
-        report_html(&fixture::run()).ok()
-    );
+    assert_eq!(report_html(&fixture::run()).ok(), report_html(&fixture::run()).ok());
 }
 
 #[test]
@@ -174,18 +119,10 @@ fn the_download_holds_a_row_for_every_setting() {
     use base64::Engine;
     let data = fixture::eventful();
     let html = page(&data, "eventful");
-    let encoded = html
-        .split("data:application/json;base64,")
-        .nth(1)
-        .and_then(|rest| rest.split('"').next());
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(encoded.expect("a link"))
-        .expect("base64");
+    let encoded = html.split("data:application/json;base64,").nth(1).and_then(|rest| rest.split('"').next());
+    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded.expect("a link")).expect("base64");
     let figures: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
-    assert_eq!(
-        figures["searches"].as_array().map(Vec::len),
-        Some(data.settings.len() - 1)
-    );
+    assert_eq!(figures["searches"].as_array().map(Vec::len), Some(data.settings.len() - 1));
     assert_eq!(figures["failures"].as_array().map(Vec::len), Some(1));
     assert_eq!(figures["builds"].as_array().map(Vec::len), Some(3));
     assert!(figures["dataset"].get("query_lid").is_none());
@@ -207,10 +144,7 @@ fn odd_runs_still_make_a_page() {
     let mut data = fixture::run();
     judge(&mut data, |_| 10);
     let html = page(&data, "perfect recall");
-    assert!(
-        html.contains("≥ "),
-        "the easiest setting exceeds every level"
-    );
+    assert!(html.contains("≥ "), "the easiest setting exceeds every level");
     assert!(html.contains("recall above .9999 is drawn there"));
 
     let mut data = fixture::run();
@@ -219,31 +153,18 @@ fn odd_runs_still_make_a_page() {
     assert!(html.contains("No index reached recall .90") && html.contains("max 0"));
 
     let mut data = fixture::run();
-    data.settings
-        .iter_mut()
-        .for_each(|s| s.answers = Answers::default());
+    data.settings.iter_mut().for_each(|s| s.answers = Answers::default());
     let html = page(&data, "unknown truth");
     assert!(html.contains("Recall is unknown"));
-    assert!(
-        html.contains("search_list=10"),
-        "the settings are listed all the same"
-    );
+    assert!(html.contains("search_list=10"), "the settings are listed all the same");
     assert!(!ids(&html).iter().any(|id| id.starts_with("recall")));
 
     let mut data = fixture::run();
     data.header.dataset.queries = 1;
     for setting in &mut data.settings {
-        setting
-            .runs
-            .iter_mut()
-            .for_each(|run| run.latency_us.truncate(1));
+        setting.runs.iter_mut().for_each(|run| run.latency_us.truncate(1));
         let answers = &mut setting.answers;
-        for hits in [
-            &mut answers.strict_hits,
-            &mut answers.id_hits,
-            &mut answers.ann_hits,
-            &mut answers.possible,
-        ] {
+        for hits in [&mut answers.strict_hits, &mut answers.id_hits, &mut answers.ann_hits, &mut answers.possible] {
             hits.truncate(1);
         }
     }
@@ -253,9 +174,7 @@ fn odd_runs_still_make_a_page() {
     page(&fixture::indexes(12), "twelve indexes");
 
     let mut data = fixture::run();
-    data.settings
-        .iter_mut()
-        .for_each(|s| s.failure = Some("killed".into()));
+    data.settings.iter_mut().for_each(|s| s.failure = Some("killed".into()));
     let html = page(&data, "only failures");
     assert!(html.contains("No setting could be measured: 48 failed"));
 
@@ -290,29 +209,16 @@ fn files_are_written_whole_and_pictures_decode() {
     let charts = folder.path().join("new/charts");
     let files = write_report(&fixture::run(), &html, Some(&charts)).expect("a report");
     assert_eq!(files.html, html);
-    let names: Vec<String> = (files.charts.iter())
-        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
-        .collect();
-    for name in [
-        "recall-qps-latency-1.png",
-        "recall-p99-latency-1.png",
-        "recall-distribution.png",
-        "build.png",
-    ] {
-        assert!(
-            names.iter().any(|n| n == name),
-            "{name} is missing of {names:?}"
-        );
+    let names: Vec<String> =
+        (files.charts.iter()).filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
+    for name in ["recall-qps-latency-1.png", "recall-p99-latency-1.png", "recall-distribution.png", "build.png"] {
+        assert!(names.iter().any(|n| n == name), "{name} is missing of {names:?}");
     }
     for path in &files.charts {
         let pixmap = resvg::tiny_skia::Pixmap::load_png(path).expect("a PNG");
         assert_eq!(pixmap.width(), 1760, "{}", path.display());
         assert!(pixmap.height() > 300);
-        assert!(
-            pixmap.pixels().iter().all(|p| p.alpha() == 255),
-            "{} is not opaque",
-            path.display()
-        );
+        assert!(pixmap.pixels().iter().all(|p| p.alpha() == 255), "{} is not opaque", path.display());
         let inked = pixmap.pixels().iter().filter(|p| p.red() < 128).count();
         assert!(inked > 2_000, "{} is almost empty", path.display());
     }
@@ -331,11 +237,9 @@ fn a_file_that_cannot_be_written_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let blocked = folder.path().join("file");
     std::fs::write(&blocked, "").expect("a file");
-    let error = write_report(&fixture::run(), &blocked.join("report.html"), None)
-        .expect_err("a file is no folder");
+    let error = write_report(&fixture::run(), &blocked.join("report.html"), None).expect_err("a file is no folder");
     assert!(matches!(error, ReportError::Write { .. }));
     assert!(error.to_string().contains("report.html"), "{error}");
-    let error =
-        write_report(&fixture::run(), Path::new("/"), None).expect_err("a folder is no file");
+    let error = write_report(&fixture::run(), Path::new("/"), None).expect_err("a folder is no file");
     assert!(matches!(error, ReportError::Write { .. }));
 }

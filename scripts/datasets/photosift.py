@@ -9,7 +9,7 @@ Leaves: one HDF5 file in the layout of ann-benchmarks:
     neighbors  (q, 100)  i32   the exact nearest rows of train, by (distance, row)
     distances  (q, 100)  f32   their euclidean distances, not squared
 
-Requirements: Python 3.9, apt-get and dpkg-deb (Debian or Ubuntu), 1 GB of disk, 4 GB of memory, and
+Requirements: Python 3.9, apt-get and dpkg-deb (Debian or Ubuntu), 1 GB of disk, 5 GB of memory, five minutes, and
 
     python3 -m venv venv && venv/bin/pip install -r scripts/datasets/requirements.txt
     venv/bin/python scripts/datasets/photosift.py --out photosift-128-euclidean.hdf5

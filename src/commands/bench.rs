@@ -174,8 +174,10 @@ fn table(data: &RunData) -> String {
     let mut rows: Vec<_> = measured(data).collect();
     let known = |recall: Option<f64>| recall.unwrap_or(f64::INFINITY);
     rows.sort_by(|a, b| (a.index, &a.mode).cmp(&(b.index, &b.mode)).then(known(a.recall).total_cmp(&known(b.recall))));
-    let mut lines =
-        vec![format!("{:<8} {:<13} {:<32} {:>8} {:>10} {:>9} {:>9}", "index", "mode", "setting", "recall", "QPS", "p50 us", "p99 us")];
+    let mut lines = vec![format!(
+        "{:<8} {:<13} {:<32} {:>8} {:>10} {:>9} {:>9}",
+        "index", "mode", "setting", "recall", "QPS", "p50 us", "p99 us"
+    )];
     for row in rows {
         let setting: Vec<String> =
             row.params.iter().map(|(name, value)| format!("{name} {}", value.to_string().trim_matches('"'))).collect();

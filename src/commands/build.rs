@@ -75,7 +75,7 @@ pub struct ParamArgs {
     build_list: Option<usize>,
     /// Vamana: occlusion factor of robust prune [default: 1.2]
     #[arg(long, value_name = "A", help_heading = "Vamana")]
-    alpha: Option<f32>,
+    alpha: Option<f64>,
     /// IVF-PQ: inverted lists [default: about 2 sqrt(n), a power of two]
     #[arg(long, value_name = "N", help_heading = "IVF-PQ")]
     nlist: Option<usize>,
@@ -151,8 +151,11 @@ impl ParamArgs {
 
 /// Parameters in one line, for the log.
 pub fn describe(params: &IndexParams) -> String {
-    let pairs: Vec<String> =
-        params.by_name().iter().map(|(name, value)| format!("{name} {}", value.to_string().trim_matches('"'))).collect();
+    let pairs: Vec<String> = params
+        .by_name()
+        .iter()
+        .map(|(name, value)| format!("{name} {}", value.to_string().trim_matches('"')))
+        .collect();
     format!("{}: {}", params.kind(), pairs.join(", "))
 }
 

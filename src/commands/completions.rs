@@ -8,7 +8,9 @@ use clap_complete::Shell;
 use super::print;
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  kiln completions bash > /etc/bash_completion.d/kiln\n  kiln completions man --out share/man/man1")]
+#[command(
+    after_help = "Examples:\n  kiln completions bash > /etc/bash_completion.d/kiln\n  kiln completions man --out share/man/man1"
+)]
 pub struct Args {
     /// bash, zsh, fish, elvish, powershell; or man, for man pages
     #[arg(value_name = "SHELL", value_parser = parse_target)]
@@ -40,7 +42,8 @@ pub fn run(args: Args, mut command: clap::Command) -> anyhow::Result<()> {
         }
         Target::Man => {
             std::fs::create_dir_all(&args.out).with_context(|| format!("{}: cannot create", args.out.display()))?;
-            clap_mangen::generate_to(command, &args.out).with_context(|| format!("{}: cannot write man pages", args.out.display()))?;
+            clap_mangen::generate_to(command, &args.out)
+                .with_context(|| format!("{}: cannot write man pages", args.out.display()))?;
             print(&format!("man pages: {}", args.out.display()))
         }
     }

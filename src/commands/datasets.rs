@@ -10,7 +10,10 @@ use kiln_datasets::{
 use kiln_kernels::{CpuBackend, DType, Metric};
 use serde_json::json;
 
-use super::{MetricArg, UsageError, bytes, cache_dir, metric_of, open_dataset, print, shape, summary, thousands, with_threads, write_json};
+use super::{
+    MetricArg, UsageError, bytes, cache_dir, metric_of, open_dataset, print, shape, summary, thousands, with_threads,
+    write_json,
+};
 use crate::terminal::TerminalProgress;
 
 /// Rows that exact search may hold at once.
@@ -74,7 +77,9 @@ struct InfoArgs {
 }
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  kiln datasets convert sift.hdf5 sift.u8bin\n  kiln datasets convert base.fvecs base.npy")]
+#[command(
+    after_help = "Examples:\n  kiln datasets convert sift.hdf5 sift.u8bin\n  kiln datasets convert base.fvecs base.npy"
+)]
 struct ConvertArgs {
     /// A file, or the name of a fetched set
     from: String,
@@ -86,7 +91,9 @@ struct ConvertArgs {
 }
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  kiln datasets truth base.fbin --queries query.fbin --metric l2 --out set.hdf5\n  kiln datasets truth set.hdf5 --k 200 --out truth.ibin")]
+#[command(
+    after_help = "Examples:\n  kiln datasets truth base.fbin --queries query.fbin --metric l2 --out set.hdf5\n  kiln datasets truth set.hdf5 --k 200 --out truth.ibin"
+)]
 struct TruthArgs {
     /// The base rows: a file, or the name of a fetched set
     dataset: String,
@@ -108,7 +115,9 @@ struct TruthArgs {
 }
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  kiln datasets synth --rows 1000000 --dim 128 --dtype u8 --lid 20 --out synth.hdf5\n  kiln datasets synth --rows 10000000 --dim 96 --out synth.fbin --queries 0")]
+#[command(
+    after_help = "Examples:\n  kiln datasets synth --rows 1000000 --dim 128 --dtype u8 --lid 20 --out synth.hdf5\n  kiln datasets synth --rows 10000000 --dim 96 --out synth.fbin --queries 0"
+)]
 struct SynthArgs {
     /// Base rows
     #[arg(long)]
@@ -185,12 +194,22 @@ fn list(args: ListArgs) -> anyhow::Result<()> {
             .collect();
         return write_json(path, &sets);
     }
-    let mut lines = vec![format!("{:<36} {:>13} {:>6} {:<6} {:<6} {:>10}  address", "name", "rows", "dim", "type", "metric", "size")];
+    let mut lines = vec![format!(
+        "{:<36} {:>13} {:>6} {:<6} {:<6} {:>10}  address",
+        "name", "rows", "dim", "type", "metric", "size"
+    )];
     for e in entries {
         let metric = if e.unsupported.is_some() { "-" } else { e.metric.name() };
         let size = e.bytes.map_or("?".to_string(), bytes);
         let note = e.unsupported.as_ref().map_or(String::new(), |why| format!("  (not supported: {why})"));
-        lines.push(format!("{:<36} {:>13} {:>6} {:<6} {metric:<6} {size:>10}  {}{note}", e.name, thousands(e.rows), e.dim, e.dtype.name(), e.url));
+        lines.push(format!(
+            "{:<36} {:>13} {:>6} {:<6} {metric:<6} {size:>10}  {}{note}",
+            e.name,
+            thousands(e.rows),
+            e.dim,
+            e.dtype.name(),
+            e.url
+        ));
     }
     print(&lines.join("\n"))
 }
@@ -204,18 +223,35 @@ fn fetch_set(args: FetchArgs) -> anyhow::Result<()> {
 
 fn info(args: InfoArgs) -> anyhow::Result<()> {
     let dataset = Dataset::open(&args.dataset, &cache_dir())?;
-    let mut lines = vec![summary(&dataset), format!("file         {}", dataset.path.display()), format!("fingerprint  {}", dataset.fingerprint)];
+    let mut lines = vec![
+        summary(&dataset),
+        format!("file         {}", dataset.path.display()),
+        format!("fingerprint  {}", dataset.fingerprint),
+    ];
     let metric = args.metric.map(Metric::from).or(dataset.metric);
     if let (Some(metric), true, true) = (metric, dataset.queries.is_some(), dataset.truth.is_some()) {
         let issues = verify_truth(&dataset, metric, args.sample, 1)?;
         for issue in &issues {
             tracing::warn!("{}: {issue}", dataset.path.display());
         }
-        lines.push(format!("truth        {} of {} sampled rows are wrong", issues.len(), args.sample.min(dataset.truth.as_ref().map_or(0, Truth::queries))));
+        lines.push(format!(
+            "truth        {} of {} sampled rows are wrong",
+            issues.len(),
+            args.sample.min(dataset.truth.as_ref().map_or(0, Truth::queries))
+        ));
     }
     if args.lid {
-        let lid = local_dimension(&CpuBackend::new(), dataset.base.as_ref(), 1000, 1, TRUTH_MEMORY, &TerminalProgress::new())?;
-        lines.push(lid.median().map_or("LID          unknown".into(), |m| format!("LID          {m:.1} (median of 1,000 rows, maximum likelihood, k = 100)")));
+        let lid = local_dimension(
+            &CpuBackend::new(),
+            dataset.base.as_ref(),
+            1000,
+            1,
+            TRUTH_MEMORY,
+            &TerminalProgress::new(),
+        )?;
+        lines.push(lid.median().map_or("LID          unknown".into(), |m| {
+            format!("LID          {m:.1} (median of 1,000 rows, maximum likelihood, k = 100)")
+        }));
     }
     print(&lines.join("\n"))
 }
@@ -246,7 +282,9 @@ fn truth(args: TruthArgs) -> anyhow::Result<()> {
     };
     let progress = TerminalProgress::new();
     let base = dataset.base.as_ref();
-    let truth = with_threads(args.threads, || exact_truth(&CpuBackend::new(), base, queries, metric, args.k, TRUTH_MEMORY, &progress))??;
+    let truth = with_threads(args.threads, || {
+        exact_truth(&CpuBackend::new(), base, queries, metric, args.k, TRUTH_MEMORY, &progress)
+    })??;
     let content = Content { base, queries: Some(queries), truth: Some(&truth), metric: Some(metric) };
     write_truth(&content, &args.out, &progress)?;
     drop(progress);

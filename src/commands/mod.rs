@@ -77,7 +77,12 @@ pub fn metric_of(given: Option<MetricArg>, dataset: &Dataset) -> Result<Metric, 
     {
         tracing::warn!("{} was made for metric {own}; using {given} as asked", dataset.name);
     }
-    metric.ok_or_else(|| UsageError(format!("{} does not say how its rows are compared: add --metric l2, ip or cosine", dataset.path.display())))
+    metric.ok_or_else(|| {
+        UsageError(format!(
+            "{} does not say how its rows are compared: add --metric l2, ip or cosine",
+            dataset.path.display()
+        ))
+    })
 }
 
 /// Where fetched data sets live: `$KILN_DATA`, else `kiln/` in the user's cache folder.

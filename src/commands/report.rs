@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use super::print;
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  kiln report kiln-runs/demo\n  kiln report kiln-runs/demo --out shared/report.html")]
+#[command(
+    after_help = "Examples:\n  kiln report kiln-runs/demo\n  kiln report kiln-runs/demo --out shared/report.html"
+)]
 pub struct Args {
     /// The run folder
     dir: PathBuf,

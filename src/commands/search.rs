@@ -6,11 +6,13 @@ use anyhow::Context;
 use clap::ValueEnum;
 use kiln_builder::{Effort, Index, IndexKind, Navigate, Residency, SearchParams, Searcher, StoredRows};
 use kiln_datasets::{
-    Content, Dataset, MemorySource, RowSource, Truth, convert, open_queries, read_all, write_truth,
+    Content, Dataset, MemorySource, RowSource, Truth, open_queries, read_all, verify_truth, write_distances,
+    write_truth,
 };
+use kiln_eval::judge::MAX_K;
 use kiln_eval::metrics::search_row;
 use kiln_eval::{QueryAnswers, SingleSearch, measure_single};
-use kiln_kernels::{NoProgress, Rows};
+use kiln_kernels::{DType, Metric, NoProgress, Rows};
 
 use super::{UsageError, bytes, print, shape, thousands, with_threads, write_json};
 
@@ -21,6 +23,9 @@ Examples:
   kiln search base.kiln --queries query.fbin --truth truth.ibin --nprobe 32 --out answers.npy
 
 Recall is told where truth is known: from --truth, or from the HDF5 file of the queries.";
+
+/// Truth rows that are held against the data before recall is told.
+const CHECKED_TRUTH_ROWS: usize = 20;
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -55,7 +60,7 @@ pub struct Args {
     /// Where the index is while it is searched
     #[arg(long, value_enum, default_value = "memory")]
     residency: ResidencyArg,
-    /// Write ids (queries x k, int64, -1 where there are fewer) to R.npy and distances to R.distances.npy
+    /// Write ids (queries x k, int64, -1 where there are fewer) to R.npy and distances (float32, infinite there) to R.distances.npy
     #[arg(long, value_name = "R.npy")]
     out: Option<PathBuf>,
     /// Write the figures, as JSON, to this file (- for standard output)
@@ -100,6 +105,9 @@ impl From<NavigateArg> for Navigate {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if args.k == 0 || args.k > MAX_K {
+        return Err(UsageError(format!("--k {}: use 1 to {MAX_K}", args.k)).into());
+    }
     let searcher = Index::open(&args.index, args.residency.into())?;
     let effort = effort(&args, &searcher)?;
     let source = open_queries(&args.queries)?;
@@ -115,7 +123,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if searcher.residency() == Residency::Ssd && matches!(effort, Effort::Graph { navigate: Navigate::Exact, .. }) {
         tracing::info!("every neighbour's page is read; --navigate codes reads expanded nodes only");
     }
-    let truth = truth(&args)?;
+    let truth = truth(&args, searcher.metric())?;
     let base = truth.as_ref().map(|_| base_rows(&args.queries, &searcher));
     let request = SingleSearch {
         searcher: &searcher,
@@ -172,9 +180,6 @@ fn effort(args: &Args, searcher: &Searcher) -> Result<Effort, UsageError> {
 }
 
 fn check_queries(args: &Args, searcher: &Searcher, queries: &dyn RowSource) -> anyhow::Result<()> {
-    if args.k == 0 {
-        return Err(UsageError("--k 0: use 1 or more".into()).into());
-    }
     if let Some(out) = args.out.as_ref().filter(|out| out.extension().is_none_or(|e| e != "npy")) {
         return Err(UsageError(format!("--out {}: answers are written as .npy; name it so", out.display())).into());
     }
@@ -192,12 +197,27 @@ fn check_queries(args: &Args, searcher: &Searcher, queries: &dyn RowSource) -> a
     Ok(())
 }
 
-/// Truth from the file given, else from the queries' own HDF5 file where it holds some.
-fn truth(args: &Args) -> anyhow::Result<Option<Truth>> {
+/// Truth from the file given, else from the queries' own HDF5 file where it holds some; then a sample of it is
+/// checked, because files have lied before.
+fn truth(args: &Args, metric: Metric) -> anyhow::Result<Option<Truth>> {
     if let Some(path) = &args.truth {
         return Ok(Some(Truth::open(path)?));
     }
-    Ok(hdf5(&args.queries).and_then(|dataset| dataset.truth))
+    let Some(dataset) = hdf5(&args.queries).filter(|dataset| dataset.queries.is_some() && dataset.truth.is_some())
+    else {
+        return Ok(None);
+    };
+    if let Some(own) = dataset.metric.filter(|own| *own != metric) {
+        tracing::warn!(
+            "{}: its truth is by {own}, the index is by {metric}; recall is not told",
+            args.queries.display()
+        );
+        return Ok(None);
+    }
+    for issue in verify_truth(&dataset, metric, CHECKED_TRUTH_ROWS, 1)? {
+        tracing::warn!("{}: {issue}", args.queries.display());
+    }
+    Ok(dataset.truth)
 }
 
 /// The data set of an HDF5 file of queries, where the file holds one.
@@ -217,10 +237,10 @@ fn base_rows<'a>(queries: &Path, searcher: &'a Searcher) -> Box<dyn RowSource + 
 
 /// Writes ids to `R.npy` and distances to `R.distances.npy`.
 fn write_answers(out: &Path, answers: &QueryAnswers) -> anyhow::Result<()> {
-    let distances = MemorySource::new(Rows::F32(answers.distances.clone()), out);
     let ids = Truth { ids: answers.ids.clone(), distances: None };
-    let content = Content { truth: Some(&ids), ..Content::rows(&distances) };
+    let no_rows = MemorySource::new(Rows::zeros(DType::F32, 0, 0), out);
+    let content = Content { truth: Some(&ids), ..Content::rows(&no_rows) };
     write_truth(&content, out, &NoProgress)?;
-    convert(&Content::rows(&distances), &out.with_extension("distances.npy"), &NoProgress)?;
+    write_distances(&answers.distances, &out.with_extension("distances.npy"))?;
     Ok(())
 }

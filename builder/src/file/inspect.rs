@@ -74,5 +74,16 @@ pub fn verify(path: &Path, mut advance: impl FnMut(u64)) -> Result<(), BuilderEr
     for entry in file.header().sections.iter().filter(|e| e.section != Section::Sums) {
         file.section(entry.section)?;
     }
+    // The sums have a checksum of their own; what pads them to the end of the file has none, and is zero.
+    let sums = file.entry(Section::Sums)?;
+    let end = sums.offset + sums.length;
+    let within = (end % PAGE as u64) as usize;
+    if within > 0 {
+        file.read_page(end / PAGE as u64, &mut page)?;
+        if let Some(stray) = page[within..].iter().position(|&byte| byte != 0) {
+            let problem = format!("byte {} is padding and not zero", end + stray as u64);
+            return Err(BuilderError::damaged(file.path(), problem));
+        }
+    }
     file.meta().map(|_| ())
 }

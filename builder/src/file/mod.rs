@@ -162,7 +162,7 @@ impl Header {
                 checksum: u64_at(bytes, 24),
             };
             let end = entry.offset.checked_add(entry.length);
-            if entry.offset % PAGE as u64 != 0 || end.is_none_or(|end| end > file_length) {
+            if !entry.offset.is_multiple_of(PAGE as u64) || end.is_none_or(|end| end > file_length) {
                 return Err(invalid(format!("section {} does not lie within the file", section.name())));
             }
             sections.push(entry);

@@ -32,7 +32,9 @@ impl IndexFile {
                 problem: "not a Kiln index (its first bytes are not the magic number)".into(),
                 remedy: "give a file that `kiln build` wrote",
             },
-            HeaderError::Version(found) => BuilderError::Version { path: path.to_path_buf(), found, supported: VERSION },
+            HeaderError::Version(found) => {
+                BuilderError::Version { path: path.to_path_buf(), found, supported: VERSION }
+            }
             HeaderError::Invalid(problem) => BuilderError::damaged(path, problem),
         })?;
         Ok(Self { path: path.to_path_buf(), file, header })

@@ -28,9 +28,12 @@ impl IndexWriter {
         let mut name = path.as_os_str().to_owned();
         name.push(".partial");
         let partial = PathBuf::from(name);
-        let mut file = File::create(&partial).map_err(BuilderError::io(&partial, "create"))?;
-        file.write_all(&[0; PAGE]).map_err(BuilderError::io(&partial, "write"))?;
-        Ok(Self { path: path.to_path_buf(), partial, file: Some(file), position: PAGE as u64, sections: Vec::new(), sums: vec![0] })
+        let file = File::create(&partial).map_err(BuilderError::io(&partial, "create"))?;
+        let (position, sections, sums) = (PAGE as u64, Vec::new(), vec![0]);
+        // From here on dropping the writer removes the partial file.
+        let mut writer = Self { path: path.to_path_buf(), partial, file: Some(file), position, sections, sums };
+        writer.open_file().write_all(&[0; PAGE]).map_err(BuilderError::io(&writer.partial, "write"))?;
+        Ok(writer)
     }
 
     /// Appends a section whose bytes `fill` hands over piece by piece.
@@ -56,9 +59,11 @@ impl IndexWriter {
         let length = self.position;
         on_fsync();
         let file = self.open_file();
-        let written = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).and_then(|()| file.sync_all());
+        let written =
+            file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).and_then(|()| file.sync_all());
         written.map_err(BuilderError::io(&self.partial, "write"))?;
-        std::fs::rename(&self.partial, &self.path).map_err(BuilderError::io(&self.path, "rename the finished file to"))?;
+        std::fs::rename(&self.partial, &self.path)
+            .map_err(BuilderError::io(&self.path, "rename the finished file to"))?;
         self.file = None;
         sync_directory(&self.path)?;
         Ok(length)

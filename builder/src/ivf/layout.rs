@@ -55,7 +55,12 @@ pub(crate) fn encode_directory(lists: &[ListEntry]) -> Vec<u8> {
 }
 
 /// Reads a directory and checks it against the number of rows and the section's length.
-pub(crate) fn decode_directory(bytes: &[u8], n: u64, code_bytes: usize, section_bytes: u64) -> Result<Vec<ListEntry>, String> {
+pub(crate) fn decode_directory(
+    bytes: &[u8],
+    n: u64,
+    code_bytes: usize,
+    section_bytes: u64,
+) -> Result<Vec<ListEntry>, String> {
     let mut first = 0u64;
     let mut lists = Vec::with_capacity(bytes.len() / 16);
     for entry in bytes.chunks_exact(16) {

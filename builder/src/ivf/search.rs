@@ -42,13 +42,17 @@ impl IvfIndex {
             decode_codec(file.section(Section::Codec)?.as_slice(), params.nlist, meta.dim).map_err(damaged)?;
         let (lists_entry, vectors_entry) = (file.entry(Section::Lists)?, file.entry(Section::Vectors)?);
         if vectors_entry.length != meta.n * record.bytes() as u64 {
-            return Err(damaged(format!("section vectors has {} bytes, not those of {} rows", vectors_entry.length, meta.n)));
+            return Err(damaged(format!(
+                "section vectors has {} bytes, not those of {} rows",
+                vectors_entry.length, meta.n
+            )));
         }
         let directory_length = 16 * params.nlist;
         if lists_entry.length < directory_length as u64 {
             return Err(damaged("section lists is shorter than its directory".into()));
         }
-        let decode = |bytes: &[u8]| decode_directory(bytes, meta.n, pq.code_bytes(), lists_entry.length).map_err(damaged);
+        let decode =
+            |bytes: &[u8]| decode_directory(bytes, meta.n, pq.code_bytes(), lists_entry.length).map_err(damaged);
         let (lists, data) = match residency {
             Residency::Memory => {
                 let lists = file.section(Section::Lists)?;
@@ -180,7 +184,15 @@ impl IvfIndex {
 }
 
 /// Offers every code of a list to `best`.
-fn score_list(pq: &ProductQuantizer, table: &[f32], base: f32, biases: &[u8], codes: &[u8], first: u32, best: &mut TopK) {
+fn score_list(
+    pq: &ProductQuantizer,
+    table: &[f32],
+    base: f32,
+    biases: &[u8],
+    codes: &[u8],
+    first: u32,
+    best: &mut TopK,
+) {
     let width = pq.code_bytes();
     for ((bias, code), id) in biases.as_chunks::<4>().0.iter().zip(codes.chunks_exact(width)).zip(first..) {
         let distance = base + f32::from_le_bytes(*bias) + pq.score(table, code);

@@ -27,7 +27,8 @@ pub(crate) fn build_and_write<B: Backend>(
     watch: &mut Stopwatch<'_>,
     progress: &dyn Progress,
 ) -> Result<u32, BuilderError> {
-    watch.stage("graph", rows.len() as u64);
+    // Every row is inserted once and searched for once more.
+    watch.stage("graph", 2 * rows.len() as u64);
     let graph = match params.method {
         GraphMethod::Insert => dispatch_rows!(rows.view(), v => insert::build_graph(v, metric, params, progress)),
     };

@@ -4,7 +4,8 @@
 //! 2019, algorithm 3), in batches that double up to 2% of n as ParlayANN does (PPoPP 2024): every point
 //! of a batch searches the graph as it stood before the batch, so the result does not depend on threads.
 //! Deviations from the papers: lists may overflow by `SLACK` before they are pruned again, as in
-//! DiskANN's code, and points that stay unreachable are linked at the end (see `repair`).
+//! DiskANN's code; the second pass fills free places and prunes nothing (see `saturate`); and points that stay
+//! unreachable are linked at the end (see `repair`).
 
 use std::convert::Infallible;
 
@@ -27,9 +28,6 @@ const SLACK: f32 = 1.3;
 /// Largest batch as a share of n.
 const BATCH_SHARE: f64 = 0.02;
 
-/// Times every point is inserted: the second pass sees what came after a point in the first.
-pub(super) const PASSES: usize = 2;
-
 /// Everything that stays fixed while a graph is built.
 pub(super) struct Space<'a, T> {
     pub rows: ArrayView2<'a, T>,
@@ -43,7 +41,7 @@ impl<'a, T: Kernels> Space<'a, T> {
         Self {
             rows,
             geometry: GraphGeometry::new(aux, Isa::best()),
-            prune: PruneParams { max_degree: params.max_degree, alpha: params.alpha },
+            prune: PruneParams { max_degree: params.max_degree, alpha: params.alpha as f32 },
             build_list: params.build_list,
         }
     }
@@ -109,28 +107,25 @@ pub(crate) fn build_graph<T: Kernels>(
     params: &VamanaParams,
     progress: &dyn Progress,
 ) -> Graph {
-    let aux = GraphAux::new(rows.clone(), metric);
+    let aux = GraphAux::new(rows, metric);
     let space = Space::new(rows, &aux, params);
     let n = space.rows.nrows();
-    let entry = medoid(space.rows.clone(), metric);
+    let entry = medoid(space.rows, metric);
     let capacity = (params.max_degree as f32 * SLACK).ceil() as usize;
     let mut graph = Graph::new(n, capacity, entry);
 
     let mut order: Vec<u32> = (0..n as u32).filter(|&id| id != entry).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(params.seed));
     let largest = ((n as f64 * BATCH_SHARE) as usize).max(1);
-    for pass in 0..PASSES {
-        let mut done = 0;
-        while done < order.len() {
-            // The second pass finds a whole graph, so its batches need not grow from one.
-            let grown = if pass == 0 { done.clamp(1, largest) } else { largest };
-            let size = grown.min(order.len() - done);
-            insert_batch(&space, &mut graph, &order[done..done + size]);
-            done += size;
-            progress.advance(size as u64);
-        }
+    let mut done = 0;
+    while done < order.len() {
+        let size = done.clamp(1, largest).min(order.len() - done);
+        insert_batch(&space, &mut graph, &order[done..done + size]);
+        done += size;
+        progress.advance(size as u64);
     }
     trim(&space, &mut graph);
+    super::saturate::saturate(&space, &mut graph, progress);
     super::repair::link_unreachable(&space, &mut graph);
     graph
 }
@@ -144,9 +139,6 @@ fn insert_batch<T: Kernels>(space: &Space<'_, T>, graph: &mut Graph, batch: &[u3
         .map_init(WalkScratch::default, |scratch, &point| {
             let mut view = BuildView { space, graph: frozen, query: point };
             let Ok(()) = greedy_search(&mut view, frozen.entry, space.build_list, scratch);
-            // In the second pass a point keeps what it has unless the search found better.
-            let known = scored(space, point, frozen.neighbors(point));
-            scratch.expanded.extend(known);
             prune(space, point, &mut scratch.expanded)
         })
         .collect();
@@ -164,7 +156,7 @@ fn insert_batch<T: Kernels>(space: &Space<'_, T>, graph: &mut Graph, batch: &[u3
         .map(|group| {
             let target = group[0].0;
             let mut edges = frozen.neighbors(target).to_vec();
-            edges.extend(group.iter().map(|&(_, source)| source).filter(|source| !frozen.neighbors(target).contains(source)));
+            edges.extend(group.iter().map(|&(_, source)| source));
             if edges.len() > frozen.capacity {
                 let mut candidates = scored(space, target, &edges);
                 edges = prune(space, target, &mut candidates);
@@ -198,11 +190,11 @@ fn trim<T: Kernels>(space: &Space<'_, T>, graph: &mut Graph) {
     *graph = trimmed;
 }
 
-fn scored<T: Kernels>(space: &Space<'_, T>, point: u32, ids: &[u32]) -> Vec<Scored> {
+pub(super) fn scored<T: Kernels>(space: &Space<'_, T>, point: u32, ids: &[u32]) -> Vec<Scored> {
     ids.iter().map(|&id| Scored { distance: space.distance(point, id), id }).collect()
 }
 
-fn prune<T: Kernels>(space: &Space<'_, T>, point: u32, candidates: &mut Vec<Scored>) -> Vec<u32> {
+pub(super) fn prune<T: Kernels>(space: &Space<'_, T>, point: u32, candidates: &mut Vec<Scored>) -> Vec<u32> {
     let mut kept = Vec::with_capacity(space.prune.max_degree);
     robust_prune_one(&space.rows, &space.geometry, point, candidates, space.prune, &mut kept);
     kept
@@ -210,7 +202,7 @@ fn prune<T: Kernels>(space: &Space<'_, T>, point: u32, candidates: &mut Vec<Scor
 
 /// The row nearest to the mean of all rows (under cosine, of all rows at unit length).
 fn medoid<T: Kernels>(rows: ArrayView2<'_, T>, metric: Metric) -> u32 {
-    let aux = GraphAux::new(rows.clone(), metric);
+    let aux = GraphAux::new(rows, metric);
     let inverse = |i: usize| aux.inverse_norms().get(i).copied().unwrap_or(1.0);
     let mut sum = Array1::<f64>::zeros(rows.ncols());
     for (i, row) in rows.outer_iter().enumerate() {

@@ -5,6 +5,7 @@ pub(crate) mod insert;
 pub(crate) mod layout;
 pub(crate) mod order;
 pub(crate) mod repair;
+pub(crate) mod saturate;
 pub(crate) mod search;
 pub(crate) mod walk;
 

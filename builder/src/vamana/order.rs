@@ -29,9 +29,9 @@ pub(crate) fn page_order(graph: &Graph, nodes_per_page: usize) -> Vec<u32> {
         order.push(row);
         // Grow from each node of the page in turn until it is full.
         let mut at = first;
-        while at < order.len() && order.len() % nodes_per_page != 0 {
+        while at < order.len() && !order.len().is_multiple_of(nodes_per_page) {
             for &next in graph.neighbors(order[at]) {
-                if order.len() % nodes_per_page == 0 {
+                if order.len().is_multiple_of(nodes_per_page) {
                     break;
                 }
                 if !std::mem::replace(&mut placed[next as usize], true) {

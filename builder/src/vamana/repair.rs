@@ -62,10 +62,3 @@ fn spread(graph: &Graph, start: u32, reached: &mut [bool]) {
         }
     }
 }
-
-#[cfg(test)]
-pub(super) fn unreachable(graph: &Graph) -> usize {
-    let mut reached = vec![false; graph.len()];
-    spread(graph, graph.entry, &mut reached);
-    reached.iter().filter(|r| !**r).count()
-}

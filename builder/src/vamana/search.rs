@@ -149,7 +149,15 @@ impl VamanaIndex {
                 Ok(stats)
             }
             Nodes::Drive { file, section_offset } => {
-                let view = DriveView { index: self, file, section_offset: *section_offset, layout, scorer, cache, distances: 0 };
+                let view = DriveView {
+                    index: self,
+                    file,
+                    section_offset: *section_offset,
+                    layout,
+                    scorer,
+                    cache,
+                    distances: 0,
+                };
                 drive(view, codes, self.entry, list, walk)
             }
         }

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 
 use super::{
-    bytes_per_query, distances_per_query, hops_per_query, latency, pages_per_query, qps, queries,
-    recall, recall_ids,
+    bytes_per_query, distances_per_query, hops_per_query, latency, pages_per_query, qps, queries, recall, recall_ids,
 };
 use crate::record::{BuildRecord, DatasetRecord, SettingRecord};
 use crate::stats::{Interval, Latency};
@@ -132,10 +131,7 @@ pub fn build_row<'a>(build: &'a BuildRecord, dataset: &'a DatasetRecord) -> Buil
         dtype: &dataset.dtype,
         device: &build.device,
         threads: build.threads,
-        seconds: StageSeconds {
-            stages: &build.stage_seconds,
-            total: build.total_seconds,
-        },
+        seconds: StageSeconds { stages: &build.stage_seconds, total: build.total_seconds },
         peak_rss_bytes: build.peak_rss_bytes,
         index_bytes: build.index_bytes,
     }

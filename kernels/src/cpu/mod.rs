@@ -107,7 +107,12 @@ impl Backend for CpuBackend {
         Ok(neighbors)
     }
 
-    fn gather_distances(&self, queries: &CpuRows, base: &CpuRows, lists: &Lists<u32>) -> Result<Vec<f32>, BackendError> {
+    fn gather_distances(
+        &self,
+        queries: &CpuRows,
+        base: &CpuRows,
+        lists: &Lists<u32>,
+    ) -> Result<Vec<f32>, BackendError> {
         same_dim("gather distances", queries.rows.dim(), base.rows.dim())?;
         if lists.len() != queries.rows.len() {
             return Err(BackendError::Shape {
@@ -136,7 +141,9 @@ impl Backend for CpuBackend {
         }
         let ids = points.iter().copied().chain(candidates.items.iter().map(|c| c.id));
         check_ids("robust prune", ids, base.rows.len())?;
-        Ok(dispatch_rows!(base.rows.view(), v => prune::robust_prune(&v, &base.aux, self.isa, points, candidates, params)))
+        Ok(
+            dispatch_rows!(base.rows.view(), v => prune::robust_prune(&v, &base.aux, self.isa, points, candidates, params)),
+        )
     }
 
     fn kmeans_step(&self, points: &CpuRows, centroids: ArrayView2<'_, f32>) -> Result<KMeansStep, BackendError> {
@@ -148,7 +155,7 @@ impl Backend for CpuBackend {
                 got: "none".into(),
             });
         }
-        Ok(quantise::kmeans_step(points, centroids))
+        Ok(quantise::kmeans_step(points, centroids, self.isa))
     }
 
     fn pq_encode(
@@ -175,7 +182,7 @@ impl Backend for CpuBackend {
 
 /// Row `i` of a contiguous matrix as a slice.
 pub(crate) fn row<'a, T>(rows: &ArrayView2<'a, T>, i: usize) -> &'a [T] {
-    rows.clone().index_axis_move(ndarray::Axis(0), i).to_slice().expect("rows are contiguous by construction")
+    (*rows).index_axis_move(ndarray::Axis(0), i).to_slice().expect("rows are contiguous by construction")
 }
 
 fn same_dim(operation: &'static str, left: usize, right: usize) -> Result<(), BackendError> {
@@ -188,7 +195,9 @@ fn same_dim(operation: &'static str, left: usize, right: usize) -> Result<(), Ba
 fn check_ids(operation: &'static str, mut ids: impl Iterator<Item = u32>, n: usize) -> Result<(), BackendError> {
     match ids.find(|&id| id as usize >= n) {
         None => Ok(()),
-        Some(id) => Err(BackendError::Shape { operation, expected: format!("row numbers below {n}"), got: format!("{id}") }),
+        Some(id) => {
+            Err(BackendError::Shape { operation, expected: format!("row numbers below {n}"), got: format!("{id}") })
+        }
     }
 }
 
@@ -205,7 +214,13 @@ trait PairTask {
 
 /// Runs `task` on queries of the base's own type, or widened to f32 where the types differ.
 fn with_pair<P: PairTask>(queries: &CpuRows, base: &CpuRows, isa: Isa, task: &mut P) -> P::Output {
-    fn typed<T: Kernels, P: PairTask>(queries: &CpuRows, base: ArrayView2<'_, T>, metric: Metric, isa: Isa, task: &mut P) -> P::Output {
+    fn typed<T: Kernels, P: PairTask>(
+        queries: &CpuRows,
+        base: ArrayView2<'_, T>,
+        metric: Metric,
+        isa: Isa,
+        task: &mut P,
+    ) -> P::Output {
         match T::view(&queries.rows.view()) {
             Some(same) => task.run(same, base, QueryGeometry::same(metric, isa)),
             None => {

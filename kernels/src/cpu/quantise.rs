@@ -13,29 +13,51 @@ use crate::pq::{CodeBits, ProductQuantizer};
 /// Rows of one product. Fixed, so that results do not depend on threads.
 const POINT_TILE: usize = 256;
 
-pub(super) fn kmeans_step(points: &CpuRows, centroids: ArrayView2<'_, f32>) -> KMeansStep {
-    dispatch_rows!(points.rows.view(), v => typed_step(points, &v, centroids))
+/// Below this many coordinates a product has too little to do: centroids are scored coordinate by coordinate.
+const NARROW: usize = 16;
+
+pub(super) fn kmeans_step(points: &CpuRows, centroids: ArrayView2<'_, f32>, isa: Isa) -> KMeansStep {
+    dispatch_rows!(points.rows.view(), v => typed_step(points, &v, centroids, isa))
 }
 
-fn typed_step<T: Element>(points: &CpuRows, rows: &ArrayView2<'_, T>, centroids: ArrayView2<'_, f32>) -> KMeansStep {
+fn typed_step<T: Element>(
+    points: &CpuRows,
+    rows: &ArrayView2<'_, T>,
+    centroids: ArrayView2<'_, f32>,
+    isa: Isa,
+) -> KMeansStep {
     let (n, dim, nlist) = (rows.nrows(), rows.ncols(), centroids.nrows());
     let flat: Vec<f32> = centroids.iter().copied().collect();
-    let centroid_squares: Vec<f32> = flat.chunks_exact(dim).map(squares).collect();
     let scale = |i: usize| points.inverse_norm(i);
+    let search = Search::new(isa);
     let (mut assignments, mut distances) = (vec![0u32; n], vec![0f32; n]);
-    assignments.par_chunks_mut(POINT_TILE).zip(distances.par_chunks_mut(POINT_TILE)).enumerate().for_each_init(
-        || (Vec::new(), Vec::new()),
-        |(tile, products), (block, (assignments, distances))| {
-            let first = block * POINT_TILE;
-            tiles::widen(rows, first, assignments.len(), scale, tile);
-            tiles::dot_products(tile, &flat, dim, products);
-            for (i, dots) in products.chunks_exact(nlist).enumerate() {
-                let (best, score) = argmin(dots, &centroid_squares);
-                assignments[i] = best as u32;
-                distances[i] = (score + squares(&tile[i * dim..(i + 1) * dim])).max(0.0);
-            }
-        },
-    );
+    let tiles = assignments.par_chunks_mut(POINT_TILE).zip(distances.par_chunks_mut(POINT_TILE)).enumerate();
+    if dim <= NARROW {
+        let transposed = transpose(&flat, dim);
+        tiles.for_each_init(
+            || (Vec::new(), vec![0f32; nlist]),
+            |(tile, scores), (block, (assignments, distances))| {
+                tiles::widen(rows, block * POINT_TILE, assignments.len(), scale, tile);
+                for (i, x) in tile.chunks_exact(dim).enumerate() {
+                    let best = (search.nearest)(x, &transposed, scores);
+                    (assignments[i], distances[i]) = (best as u32, scores[best]);
+                }
+            },
+        );
+    } else {
+        let centroid_squares: Vec<f32> = flat.chunks_exact(dim).map(squares).collect();
+        tiles.for_each_init(
+            || (Vec::new(), Vec::new()),
+            |(tile, products), (block, (assignments, distances))| {
+                tiles::widen(rows, block * POINT_TILE, assignments.len(), scale, tile);
+                tiles::dot_products(tile, &flat, dim, products);
+                for (i, (dots, x)) in products.chunks_exact_mut(nlist).zip(tile.chunks_exact(dim)).enumerate() {
+                    let best = (search.argmin)(dots, &centroid_squares);
+                    (assignments[i], distances[i]) = (best as u32, (dots[best] + squares(x)).max(0.0));
+                }
+            },
+        );
+    }
 
     // Points grouped by centroid, in row order: every sum has one order, whatever the threads.
     let mut members: Vec<Vec<u32>> = vec![Vec::new(); nlist];
@@ -61,18 +83,6 @@ fn squares(x: &[f32]) -> f32 {
     x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() as f32
 }
 
-/// Position and value of the smallest |c|^2 - 2 x.c, ties to the lower position.
-fn argmin(dots: &[f32], squares: &[f32]) -> (usize, f32) {
-    let mut best = (0, f32::INFINITY);
-    for (c, (dot, square)) in dots.iter().zip(squares).enumerate() {
-        let score = square - 2.0 * dot;
-        if score < best.1 {
-            best = (c, score);
-        }
-    }
-    best
-}
-
 pub(super) fn pq_encode(
     rows: &CpuRows,
     residual_to: Option<(ArrayView2<'_, f32>, &[u32])>,
@@ -90,8 +100,9 @@ fn typed_encode<T: Element>(
     isa: Isa,
 ) -> Array2<u8> {
     let (n, dim, width) = (rows.nrows(), rows.ncols(), pq.code_bytes());
-    let transposed: Vec<Vec<f32>> = (0..pq.m()).map(|sub| transpose(pq.subspace_centroids(sub), pq.subspace(sub).len())).collect();
-    let nearest = nearest_function(isa);
+    let transposed: Vec<Vec<f32>> =
+        (0..pq.m()).map(|sub| transpose(pq.subspace_centroids(sub), pq.subspace(sub).len())).collect();
+    let search = Search::new(isa);
     let mut codes = Array2::<u8>::zeros((n, width));
     let flat = codes.as_slice_mut().expect("a fresh matrix is contiguous");
     flat.par_chunks_mut(width * POINT_TILE).enumerate().for_each_init(
@@ -114,7 +125,7 @@ fn typed_encode<T: Element>(
             };
             for (x, code) in tile.chunks_exact(dim).zip(codes.chunks_exact_mut(width)) {
                 for (sub, centroids) in transposed.iter().enumerate() {
-                    let chosen = nearest(&x[pq.subspace(sub)], centroids, scores);
+                    let chosen = (search.nearest)(&x[pq.subspace(sub)], centroids, scores);
                     match pq.bits() {
                         CodeBits::Eight => code[sub] = chosen as u8,
                         CodeBits::Four => code[sub / 2] |= (chosen as u8) << (4 * (sub % 2)),
@@ -132,18 +143,34 @@ fn transpose(centroids: &[f32], width: usize) -> Vec<f32> {
     (0..centroids.len()).map(|i| centroids[(i % count) * width + i / count]).collect()
 }
 
-type Nearest = fn(&[f32], &[f32], &mut [f32]) -> usize;
+/// Nearest-centroid searches, compiled for the instruction set at hand.
+#[derive(Clone, Copy)]
+struct Search {
+    /// (vector, centroids `(width, count)`, scores `(count)`): position of the nearest; the scores are left behind.
+    nearest: fn(&[f32], &[f32], &mut [f32]) -> usize,
+    /// (dots `(count)`, |c|^2 `(count)`): position of the smallest |c|^2 - 2 x.c; these are left in `dots`.
+    argmin: fn(&mut [f32], &[f32]) -> usize,
+}
 
-/// The nearest centroid of a sub-vector, compiled for the instruction set at hand.
-fn nearest_function(isa: Isa) -> Nearest {
-    match isa.name() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` of this name exists only where its features were probed.
-        "avx512" => |x, centroids, scores| unsafe { nearest_avx512(x, centroids, scores) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        "avx2" => |x, centroids, scores| unsafe { nearest_avx2(x, centroids, scores) },
-        _ => nearest_centroid,
+impl Search {
+    fn new(isa: Isa) -> Self {
+        match isa.name() {
+            #[cfg(target_arch = "x86_64")]
+            "avx512" => Self {
+                // SAFETY: an `Isa` of this name exists only where its features were probed.
+                nearest: |x, centroids, scores| unsafe { nearest_avx512(x, centroids, scores) },
+                // SAFETY: as above.
+                argmin: |dots, squares| unsafe { argmin_avx512(dots, squares) },
+            },
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => Self {
+                // SAFETY: an `Isa` of this name exists only where its features were probed.
+                nearest: |x, centroids, scores| unsafe { nearest_avx2(x, centroids, scores) },
+                // SAFETY: as above.
+                argmin: |dots, squares| unsafe { argmin_avx2(dots, squares) },
+            },
+            _ => Self { nearest: nearest_centroid, argmin: argmin_product },
+        }
     }
 }
 
@@ -159,6 +186,18 @@ fn nearest_avx2(x: &[f32], centroids: &[f32], scores: &mut [f32]) -> usize {
     nearest_centroid(x, centroids, scores)
 }
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn argmin_avx512(dots: &mut [f32], squares: &[f32]) -> usize {
+    argmin_product(dots, squares)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn argmin_avx2(dots: &mut [f32], squares: &[f32]) -> usize {
+    argmin_product(dots, squares)
+}
+
 /// Scores all centroids coordinate by coordinate (loops that vectorise), then takes the first smallest.
 #[inline(always)]
 fn nearest_centroid(x: &[f32], centroids: &[f32], scores: &mut [f32]) -> usize {
@@ -169,6 +208,28 @@ fn nearest_centroid(x: &[f32], centroids: &[f32], scores: &mut [f32]) -> usize {
             *score += d * d;
         }
     }
-    let smallest = scores.iter().copied().fold(f32::INFINITY, |a, b| if b < a { b } else { a });
-    scores.iter().position(|&s| s == smallest).unwrap_or(0)
+    first_smallest(scores)
+}
+
+#[inline(always)]
+fn argmin_product(dots: &mut [f32], squares: &[f32]) -> usize {
+    for (dot, square) in dots.iter_mut().zip(squares) {
+        *dot = square - 2.0 * *dot;
+    }
+    first_smallest(dots)
+}
+
+/// Ties go to the lower position.
+#[inline(always)]
+fn first_smallest(scores: &[f32]) -> usize {
+    const LANES: usize = 16;
+    let (blocks, rest) = scores.as_chunks::<LANES>();
+    let mut least = [f32::INFINITY; LANES];
+    for block in blocks {
+        for (least, &score) in least.iter_mut().zip(block) {
+            *least = if score < *least { score } else { *least };
+        }
+    }
+    let smallest = least.iter().chain(rest).copied().fold(f32::INFINITY, f32::min);
+    scores.iter().position(|&score| score == smallest).unwrap_or(0)
 }

@@ -5,7 +5,13 @@ use ndarray::ArrayView2;
 use crate::element::Element;
 
 /// Rows `first..first + count` widened to f32 and scaled, row-major `(count, dim)`, into `out`.
-pub(super) fn widen<T: Element>(rows: &ArrayView2<'_, T>, first: usize, count: usize, scale: impl Fn(usize) -> f32, out: &mut Vec<f32>) {
+pub(super) fn widen<T: Element>(
+    rows: &ArrayView2<'_, T>,
+    first: usize,
+    count: usize,
+    scale: impl Fn(usize) -> f32,
+    out: &mut Vec<f32>,
+) {
     out.clear();
     for i in first..first + count {
         let factor = scale(i);

@@ -117,7 +117,9 @@ impl<'a, T: Kernels> GraphGeometry<'a, T> {
         match self.aux.metric {
             Metric::L2 => (self.kernel.l2_squared)(a, b),
             Metric::Cosine => (1.0 - (self.kernel.dot)(a, b) * aux_a * aux_b).max(0.0),
-            Metric::InnerProduct => (2.0 * (self.aux.max_squared_norm - (self.kernel.dot)(a, b) - aux_a * aux_b)).max(0.0),
+            Metric::InnerProduct => {
+                (2.0 * (self.aux.max_squared_norm - (self.kernel.dot)(a, b) - aux_a * aux_b)).max(0.0)
+            }
         }
     }
 }

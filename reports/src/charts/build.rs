@@ -24,49 +24,23 @@ struct Cost {
     show: fn(f64) -> String,
 }
 
-const BUILD_TIME: Cost = Cost {
-    title: "Build time",
-    of: |b| b.total_seconds,
-    show: format::seconds,
-};
-const PEAK: Cost = Cost {
-    title: "Build, peak memory",
-    of: |b| b.peak_rss_bytes as f64,
-    show: format::bytes,
-};
-const SERVING: Cost = Cost {
-    title: "Serving from memory",
-    of: |b| b.serving_bytes as f64,
-    show: format::bytes,
-};
-const FILE: Cost = Cost {
-    title: "Index file",
-    of: |b| b.index_bytes as f64,
-    show: format::bytes,
-};
+const BUILD_TIME: Cost = Cost { title: "Build time", of: |b| b.total_seconds, show: format::seconds };
+const PEAK: Cost = Cost { title: "Build, peak memory", of: |b| b.peak_rss_bytes as f64, show: format::bytes };
+const SERVING: Cost = Cost { title: "Serving from memory", of: |b| b.serving_bytes as f64, show: format::bytes };
+const FILE: Cost = Cost { title: "Index file", of: |b| b.index_bytes as f64, show: format::bytes };
 
 /// All figures about builds.
 pub fn figures(model: &Model) -> Vec<Figure> {
-    [stages(model), costs(model), trade(model)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [stages(model), costs(model), trade(model)].into_iter().flatten().collect()
 }
 
 fn band(i: usize) -> (f64, f64) {
-    (
-        i as f64 + (1.0 - FILLED) / 2.0,
-        i as f64 + (1.0 + FILLED) / 2.0,
-    )
+    (i as f64 + (1.0 - FILLED) / 2.0, i as f64 + (1.0 + FILLED) / 2.0)
 }
 
 /// Names of the builds, short enough to stand beside bars.
 fn names(model: &Model) -> Vec<String> {
-    model
-        .build_names
-        .iter()
-        .map(|name| shorten(name, 34))
-        .collect()
+    model.build_names.iter().map(|name| shorten(name, 34)).collect()
 }
 
 fn bar_height(bands: usize) -> f64 {
@@ -83,9 +57,7 @@ fn stages(model: &Model) -> Option<Figure> {
     let mut rows = Vec::new();
     for (i, (build, name)) in builds.iter().zip(names(model)).enumerate() {
         let mut parts: Vec<(usize, &str, f64)> = (build.stage_seconds.iter())
-            .filter_map(|(stage, s)| {
-                Some((stages.iter().position(|n| n == stage)?, stage.as_str(), *s))
-            })
+            .filter_map(|(stage, s)| Some((stages.iter().position(|n| n == stage)?, stage.as_str(), *s)))
             .collect();
         let rest = build.total_seconds - parts.iter().map(|(_, _, s)| s).sum::<f64>();
         if rest > 0.005 * build.total_seconds {
@@ -98,68 +70,34 @@ fn stages(model: &Model) -> Option<Figure> {
             marks.push(Mark::Bar {
                 x: (left, right),
                 y: band(i),
-                role: if *stage == other {
-                    Role::Muted
-                } else {
-                    Role::stage(*stage)
-                },
+                role: if *stage == other { Role::Muted } else { Role::stage(*stage) },
                 tip: format!("{name}\n{stage_name}: {}", format::seconds(*seconds)),
                 inside: Some((
                     format!("{stage_name} {}", format::seconds(*seconds)),
-                    if *stage == other {
-                        Role::Paper
-                    } else {
-                        stage_text(*stage)
-                    },
+                    if *stage == other { Role::Paper } else { stage_text(*stage) },
                 )),
             });
             left = right;
         }
-        marks.push(Mark::Text {
-            at: (left, i as f64 + 0.5),
-            text: format::seconds(build.total_seconds),
-        });
+        marks.push(Mark::Text { at: (left, i as f64 + 0.5), text: format::seconds(build.total_seconds) });
         rows.push((name, build, parts));
     }
     let mut legend = stage_legend(&stages);
     if unnamed {
         stages.push("other");
-        legend.push(LegendItem::Swatch {
-            role: Role::Muted,
-            name: "other".into(),
-        });
+        legend.push(LegendItem::Swatch { role: Role::Muted, name: "other".into() });
     }
     table.columns.extend(stages.iter().map(|s| s.to_string()));
-    table
-        .columns
-        .extend(["Total", "CPU time"].map(String::from));
+    table.columns.extend(["Total", "CPU time"].map(String::from));
     for (name, build, parts) in rows {
-        let of_stage = |i: usize| {
-            parts
-                .iter()
-                .filter(|p| p.0 == i)
-                .map(|p| p.2)
-                .reduce(|a, b| a + b)
-        };
+        let of_stage = |i: usize| parts.iter().filter(|p| p.0 == i).map(|p| p.2).reduce(|a, b| a + b);
         let seconds = (0..stages.len()).map(|i| format::maybe(of_stage(i), format::seconds));
-        let totals = [
-            format::seconds(build.total_seconds),
-            format::seconds(build.cpu_seconds),
-        ];
-        table.row(
-            [name, build.device.clone(), build.threads.to_string()]
-                .into_iter()
-                .chain(seconds)
-                .chain(totals),
-        );
+        let totals = [format::seconds(build.total_seconds), format::seconds(build.cpu_seconds)];
+        table.row([name, build.device.clone(), build.threads.to_string()].into_iter().chain(seconds).chain(totals));
     }
     let panel = Panel {
         title: String::new(),
-        x: bar_axis(
-            "wall seconds",
-            builds.iter().map(|b| b.total_seconds),
-            format::tick,
-        ),
+        x: bar_axis("wall seconds", builds.iter().map(|b| b.total_seconds), format::tick),
         y: Axis::bands(names(model).into_iter()),
         grid: (true, false),
         marks,
@@ -186,9 +124,7 @@ fn costs(model: &Model) -> Option<Figure> {
     let builds = &model.data.builds;
     let names = names(model);
     let mut table = Table::new(&["Index"]);
-    table
-        .columns
-        .extend(SHOWN.iter().map(|cost| cost.title.to_string()));
+    table.columns.extend(SHOWN.iter().map(|cost| cost.title.to_string()));
     table.columns.push("Bytes per vector".into());
     for (build, name) in builds.iter().zip(&names) {
         let figures = SHOWN.iter().map(|cost| (cost.show)((cost.of)(build)));
@@ -207,18 +143,9 @@ fn costs(model: &Model) -> Option<Figure> {
                 tip: format!("{name}\n{}: {}", cost.title, (cost.show)(figure)),
                 inside: None,
             });
-            marks.push(Mark::Text {
-                at: (figure, i as f64 + 0.5),
-                text: (cost.show)(figure),
-            });
+            marks.push(Mark::Text { at: (figure, i as f64 + 0.5), text: (cost.show)(figure) });
         }
-        let labels = names.iter().map(|name| {
-            if column == 0 {
-                name.clone()
-            } else {
-                String::new()
-            }
-        });
+        let labels = names.iter().map(|name| if column == 0 { name.clone() } else { String::new() });
         Panel {
             title: cost.title.into(),
             // Figures stand at the bars, so the axis needs room for them and no ticks.
@@ -232,12 +159,7 @@ fn costs(model: &Model) -> Option<Figure> {
             marks,
         }
     });
-    let plot = Plot {
-        width: 880.0,
-        height: bar_height(builds.len()),
-        panels: panels.collect(),
-        threshold: false,
-    };
+    let plot = Plot { width: 880.0, height: bar_height(builds.len()), panels: panels.collect(), threshold: false };
     Figure {
         id: "memory".into(),
         title: "Memory and size".into(),
@@ -257,23 +179,16 @@ fn trade(model: &Model) -> Option<Figure> {
     const SHOWN: [Cost; 3] = [BUILD_TIME, PEAK, FILE];
     let mode = model.primary()?;
     let level = mode.focus()?;
-    let reached: Vec<(&Series, usize, Interval)> = (mode.curves.iter())
-        .filter_map(|c| Some((&model.series[c.series], c.series, c.qps_at(level)?)))
-        .collect();
+    let reached: Vec<(&Series, usize, Interval)> =
+        (mode.curves.iter()).filter_map(|c| Some((&model.series[c.series], c.series, c.qps_at(level)?))).collect();
     if reached.len() < 2 {
         return None;
     }
     let mut table = Table::new(&["Index", "QPS"]);
-    table
-        .columns
-        .extend(SHOWN.iter().map(|cost| cost.title.to_string()));
+    table.columns.extend(SHOWN.iter().map(|cost| cost.title.to_string()));
     for (owner, _, qps) in &reached {
         let figures = SHOWN.iter().map(|cost| (cost.show)((cost.of)(owner.build)));
-        table.row(
-            [owner.name.clone(), format::number(qps.median)]
-                .into_iter()
-                .chain(figures),
-        );
+        table.row([owner.name.clone(), format::number(qps.median)].into_iter().chain(figures));
     }
     let panels = SHOWN.iter().enumerate().map(|(column, cost)| {
         let marks = reached.iter().map(|(owner, series, qps)| {
@@ -297,37 +212,14 @@ fn trade(model: &Model) -> Option<Figure> {
             0 => Axis::from_zero("build time, seconds", figures, format::tick),
             _ => byte_axis(&cost.title.to_lowercase(), figures),
         };
-        let y_title = if column == 0 {
-            "queries per second"
-        } else {
-            ""
-        };
-        let y = Axis::log(
-            y_title,
-            reached.iter().flat_map(|(.., qps)| [qps.lo, qps.hi]),
-            format::compact,
-        );
-        Panel {
-            title: String::new(),
-            x,
-            y,
-            grid: (true, true),
-            marks: marks.collect(),
-        }
+        let y_title = if column == 0 { "queries per second" } else { "" };
+        let y = Axis::log(y_title, reached.iter().flat_map(|(.., qps)| [qps.lo, qps.hi]), format::compact);
+        Panel { title: String::new(), x, y, grid: (true, true), marks: marks.collect() }
     });
-    let plot = Plot {
-        width: 880.0,
-        height: 300.0,
-        panels: panels.collect(),
-        threshold: false,
-    };
+    let plot = Plot { width: 880.0, height: 300.0, panels: panels.collect(), threshold: false };
     Figure {
         id: "trade".into(),
-        title: format!(
-            "Throughput at recall {} against cost, {}",
-            format::level(level),
-            mode.mode.name()
-        ),
+        title: format!("Throughput at recall {} against cost, {}", format::level(level), mode.mode.name()),
         caption: "Up and to the left is better: fast at little cost.".into(),
         views: vec![View { name: "", plot }],
         legend: series_legend(model, reached.iter().map(|(_, series, _)| *series)),
@@ -343,14 +235,6 @@ fn byte_axis(title: &str, bytes: impl Iterator<Item = f64>) -> Axis {
     let unit = 1024f64.powf(largest.log(1024.0).floor());
     let scaled = Axis::from_zero(title, [largest / unit].into_iter(), format::tick);
     let stride = scaled.ticks.len().div_ceil(4);
-    let ticks = scaled
-        .ticks
-        .iter()
-        .step_by(stride)
-        .map(|(v, _)| (v * unit, format::bytes_tick(v * unit)));
-    Axis {
-        hi: scaled.hi * unit,
-        ticks: ticks.collect(),
-        ..scaled
-    }
+    let ticks = scaled.ticks.iter().step_by(stride).map(|(v, _)| (v * unit, format::bytes_tick(v * unit)));
+    Axis { hi: scaled.hi * unit, ticks: ticks.collect(), ..scaled }
 }

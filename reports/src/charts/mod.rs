@@ -33,16 +33,11 @@ pub fn sections(model: &Model) -> Vec<Section> {
     for mode in &model.modes {
         let name = mode.mode.name();
         let figures = recall::figures(model, mode);
-        let table = figures
-            .is_empty()
-            .then(|| recall::settings_table(model, mode));
+        let table = figures.is_empty().then(|| recall::settings_table(model, mode));
         sections.push(Section {
             id: format!("mode-{name}"),
             title: format!("Search: {name}"),
-            intro: format!(
-                "Measured as {}. Figures of different modes are never drawn on one chart.",
-                mode.words()
-            ),
+            intro: format!("Measured as {}. Figures of different modes are never drawn on one chart.", mode.words()),
             figures,
             table,
         });
@@ -86,20 +81,12 @@ pub fn stage_names<'a>(model: &Model<'a>) -> Vec<&'a str> {
 }
 
 fn series_legend(model: &Model, series: impl IntoIterator<Item = usize>) -> Vec<LegendItem> {
-    (series.into_iter())
-        .map(|series| LegendItem::Series {
-            series,
-            name: model.series[series].name.clone(),
-        })
-        .collect()
+    (series.into_iter()).map(|series| LegendItem::Series { series, name: model.series[series].name.clone() }).collect()
 }
 
 fn stage_legend(names: &[&str]) -> Vec<LegendItem> {
     (names.iter().enumerate())
-        .map(|(i, name)| LegendItem::Swatch {
-            role: Role::stage(i),
-            name: name.to_string(),
-        })
+        .map(|(i, name)| LegendItem::Swatch { role: Role::stage(i), name: name.to_string() })
         .collect()
 }
 
@@ -110,20 +97,9 @@ fn tip(model: &Model, series: usize, point: &Point) -> String {
         lines.push(format!("recall {}", format::recall(recall)));
     }
     let ends = format::ends(point.qps);
-    let ends = if ends.is_empty() {
-        ends
-    } else {
-        format!(" [{ends}]")
-    };
-    lines.push(format!(
-        "{} queries/s{ends}",
-        format::number(point.qps.median)
-    ));
-    lines.push(format!(
-        "p50 {}, p99 {}",
-        format::micros(point.latency.p50),
-        format::micros(point.latency.p99)
-    ));
+    let ends = if ends.is_empty() { ends } else { format!(" [{ends}]") };
+    lines.push(format!("{} queries/s{ends}", format::number(point.qps.median)));
+    lines.push(format!("p50 {}, p99 {}", format::micros(point.latency.p50), format::micros(point.latency.p99)));
     if let Some(pages) = point.pages {
         lines.push(format!("{} pages a query", format::number(pages)));
     }

@@ -14,13 +14,9 @@ use crate::table::Table;
 
 /// Both figures, as far as the run has judged queries.
 pub fn figures(model: &Model) -> Vec<Figure> {
-    let shown: Vec<(usize, &Point)> = (0..model.series.len())
-        .filter_map(|series| Some((series, model.representative(series)?)))
-        .collect();
-    [distribution(model, &shown), difficulty(model, &shown)]
-        .into_iter()
-        .flatten()
-        .collect()
+    let shown: Vec<(usize, &Point)> =
+        (0..model.series.len()).filter_map(|series| Some((series, model.representative(series)?))).collect();
+    [distribution(model, &shown), difficulty(model, &shown)].into_iter().flatten().collect()
 }
 
 fn distribution(model: &Model, shown: &[(usize, &Point)]) -> Option<Figure> {
@@ -49,18 +45,12 @@ fn distribution(model: &Model, shown: &[(usize, &Point)]) -> Option<Figure> {
         let corners = staircase(&recalls);
         lowest = recalls.first().map_or(lowest, |r| lowest.min(*r));
         smallest_share = smallest_share.min(0.5 / recalls.len().max(1) as f64);
-        marks.push(Mark::Line {
-            series,
-            points: corners,
-        });
+        marks.push(Mark::Line { series, points: corners });
         if let Some(spread) = metrics::recall_distribution(point.setting) {
             // Markers at the percentiles that the table names tell the lines apart without colour.
-            for (share, recall) in [
-                (0.01, spread.p1),
-                (0.05, spread.p5),
-                (0.1, spread.deciles[0]),
-                (0.5, spread.deciles[4]),
-            ] {
+            for (share, recall) in
+                [(0.01, spread.p1), (0.05, spread.p5), (0.1, spread.deciles[0]), (0.5, spread.deciles[4])]
+            {
                 if share * recalls.len() as f64 >= 1.0 {
                     marks.push(Mark::Point {
                         series,
@@ -77,25 +67,14 @@ fn distribution(model: &Model, shown: &[(usize, &Point)]) -> Option<Figure> {
                     });
                 }
             }
-            let head = [
-                model.series[series].name.clone(),
-                format::params(&point.setting.params),
-            ];
-            let figures = [spread.mean, spread.p1, spread.p5]
-                .into_iter()
-                .chain(spread.deciles);
+            let head = [model.series[series].name.clone(), format::params(&point.setting.params)];
+            let figures = [spread.mean, spread.p1, spread.p5].into_iter().chain(spread.deciles);
             table.row(head.into_iter().chain(figures.map(format::recall)));
         }
     }
     let x = share_axis(smallest_share);
     let y = Axis::recall("recall of the query", [lowest].into_iter());
-    let panel = Panel {
-        title: String::new(),
-        x,
-        y,
-        grid: (true, true),
-        marks,
-    };
+    let panel = Panel { title: String::new(), x, y, grid: (true, true), marks };
     Figure {
         id: "recall-distribution".into(),
         title: "Recall of single queries".into(),
@@ -137,11 +116,7 @@ fn share_axis(smallest: f64) -> Axis {
         scale: Scale::Log,
         lo,
         hi: 1.0,
-        ticks: ticks
-            .into_iter()
-            .filter(|t| *t >= lo * 0.999)
-            .map(|t| (t, percent(t)))
-            .collect(),
+        ticks: ticks.into_iter().filter(|t| *t >= lo * 0.999).map(|t| (t, percent(t))).collect(),
     }
 }
 
@@ -157,24 +132,11 @@ fn difficulty(model: &Model, shown: &[(usize, &Point)]) -> Option<Figure> {
         .collect();
     // Every setting answers the same queries, so all share the first one's buckets.
     let (_, scale) = buckets.first()?;
-    let mut table = Table::new(&[
-        "Index",
-        "Decile",
-        "Local intrinsic dimension",
-        "Queries",
-        "Recall",
-    ]);
+    let mut table = Table::new(&["Index", "Decile", "Local intrinsic dimension", "Queries", "Recall"]);
     let mut marks = Vec::new();
     for (series, buckets) in &buckets {
-        let points: Vec<(f64, f64)> = buckets
-            .iter()
-            .enumerate()
-            .map(|(i, b)| (i as f64, b.recall))
-            .collect();
-        marks.push(Mark::Line {
-            series: *series,
-            points,
-        });
+        let points: Vec<(f64, f64)> = buckets.iter().enumerate().map(|(i, b)| (i as f64, b.recall)).collect();
+        marks.push(Mark::Line { series: *series, points });
         for (i, bucket) in buckets.iter().enumerate() {
             marks.push(Mark::Point {
                 series: *series,
@@ -202,17 +164,8 @@ fn difficulty(model: &Model, shown: &[(usize, &Point)]) -> Option<Figure> {
         "local intrinsic dimension of the query, by decile: easy to hard",
         scale.iter().map(dimensions),
     );
-    let y = Axis::recall(
-        "mean recall",
-        buckets.iter().flat_map(|(_, b)| b).map(|b| b.recall),
-    );
-    let panel = Panel {
-        title: String::new(),
-        x,
-        y,
-        grid: (false, true),
-        marks,
-    };
+    let y = Axis::recall("mean recall", buckets.iter().flat_map(|(_, b)| b).map(|b| b.recall));
+    let panel = Panel { title: String::new(), x, y, grid: (false, true), marks };
     Figure {
         id: "difficulty".into(),
         title: "Recall by difficulty".into(),

@@ -71,10 +71,7 @@ const PAGES: Against = Against {
 
 /// The figures of one mode.
 pub fn figures(model: &Model, mode: &ModeView) -> Vec<Figure> {
-    [QPS, P99, PAGES]
-        .iter()
-        .filter_map(|against| figure(model, mode, against))
-        .collect()
+    [QPS, P99, PAGES].iter().filter_map(|against| figure(model, mode, against)).collect()
 }
 
 fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
@@ -85,9 +82,7 @@ fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
     let recalls = shown.iter().map(|(recall, _)| *recall);
     let values = shown.iter().flat_map(|(_, p)| {
         let ends = (against.whisker)(p).map(|(lo, hi)| [lo, hi]);
-        (against.value)(p)
-            .into_iter()
-            .chain(ends.into_iter().flatten())
+        (against.value)(p).into_iter().chain(ends.into_iter().flatten())
     });
     let linear = Axis::recall("recall (strict)", recalls.clone());
     let logit = Axis::logit_recall("recall (strict), logit scale", recalls.clone());
@@ -108,10 +103,8 @@ fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
             })
         },
     };
-    let mut views = vec![
-        view("linear recall", &linear, y(against.scale)),
-        view("logit recall", &logit, y(against.scale)),
-    ];
+    let mut views =
+        vec![view("linear recall", &linear, y(against.scale)), view("logit recall", &logit, y(against.scale))];
     if !against.lower_is_better {
         views.push(view("linear both", &linear, y(Scale::Linear)));
     }
@@ -125,11 +118,8 @@ fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
             format::recall_tick(LOGIT_CEILING)
         ));
     }
-    let drawn = mode.curves.iter().filter(|c| {
-        c.points
-            .iter()
-            .any(|p| p.recall.is_some() && (against.value)(p).is_some())
-    });
+    let drawn =
+        mode.curves.iter().filter(|c| c.points.iter().any(|p| p.recall.is_some() && (against.value)(p).is_some()));
     Figure {
         id: format!("{}-{}", against.id, mode.mode.name()),
         title: format!("{}, {}", against.title, mode.mode.name()),
@@ -150,15 +140,9 @@ fn marks(model: &Model, mode: &ModeView, against: &Against) -> Vec<Mark> {
         let sign = if against.lower_is_better { -1.0 } else { 1.0 };
         let frontier = curve.frontier_by(|p| (against.value)(p).map(|v| sign * v));
         let place = |p: &Point| Some((p.recall?, (against.value)(p)?));
-        let corners: Vec<(f64, f64)> = frontier
-            .iter()
-            .filter_map(|&i| place(&curve.points[i]))
-            .collect();
+        let corners: Vec<(f64, f64)> = frontier.iter().filter_map(|&i| place(&curve.points[i])).collect();
         if corners.len() > 1 {
-            lines.push(Mark::Line {
-                series: curve.series,
-                points: corners,
-            });
+            lines.push(Mark::Line { series: curve.series, points: corners });
         }
         for (i, point) in curve.points.iter().enumerate() {
             let Some(at) = place(point) else { continue };
@@ -170,11 +154,7 @@ fn marks(model: &Model, mode: &ModeView, against: &Against) -> Vec<Mark> {
                 faint: !on_frontier,
                 tip: tip(model, curve.series, point),
             };
-            if on_frontier {
-                solid.push(mark)
-            } else {
-                faint.push(mark)
-            }
+            if on_frontier { solid.push(mark) } else { faint.push(mark) }
         }
     }
     faint.into_iter().chain(lines).chain(solid).collect()
@@ -200,25 +180,12 @@ pub fn settings_table(model: &Model, mode: &ModeView) -> Table {
     ]);
     for curve in &mode.curves {
         for (i, point) in curve.points.iter().enumerate() {
-            use kiln_eval::metrics::{
-                distances_per_query, hops_per_query, recall_ann_benchmarks, recall_ids,
-            };
+            use kiln_eval::metrics::{distances_per_query, hops_per_query, recall_ann_benchmarks, recall_ids};
             let (setting, latency) = (point.setting, point.latency);
-            let frontier = if curve.frontier.contains(&i) {
-                "frontier"
-            } else {
-                ""
-            };
-            let settled = if setting.warmup.settled {
-                ""
-            } else {
-                "⚠ did not settle"
-            };
+            let frontier = if curve.frontier.contains(&i) { "frontier" } else { "" };
+            let settled = if setting.warmup.settled { "" } else { "⚠ did not settle" };
             table.row([
-                Cell::from((
-                    model.series[curve.series].name.clone(),
-                    frontier.to_string(),
-                )),
+                Cell::from((model.series[curve.series].name.clone(), frontier.to_string())),
                 format::params(&setting.params).into(),
                 format::maybe(point.recall, format::recall).into(),
                 format::maybe(recall_ids(setting), format::recall).into(),
@@ -239,18 +206,8 @@ pub fn settings_table(model: &Model, mode: &ModeView) -> Table {
 }
 
 fn latency_table(model: &Model, mode: &ModeView) -> Table {
-    let mut table = Table::new(&[
-        "Index",
-        "Parameters",
-        "Recall",
-        "p50",
-        "p95",
-        "p99",
-        "p99.9",
-        "Samples",
-        "Pages",
-        "Bytes",
-    ]);
+    let mut table =
+        Table::new(&["Index", "Parameters", "Recall", "p50", "p95", "p99", "p99.9", "Samples", "Pages", "Bytes"]);
     for curve in &mode.curves {
         for point in &curve.points {
             let bytes = kiln_eval::metrics::bytes_per_query(point.setting);

@@ -14,11 +14,7 @@ use crate::table::{Cell, Table};
 
 /// QPS at one recall level by threads, and perfect scaling beside it.
 pub fn figure(model: &Model) -> Option<Figure> {
-    let modes: Vec<&ModeView> = model
-        .modes
-        .iter()
-        .filter(|m| m.mode != Mode::Latency1)
-        .collect();
+    let modes: Vec<&ModeView> = model.modes.iter().filter(|m| m.mode != Mode::Latency1).collect();
     if modes.len() < 2 {
         return None;
     }
@@ -42,19 +38,10 @@ pub fn figure(model: &Model) -> Option<Figure> {
         let place = |threads: usize, qps: f64| (position(&modes, threads), qps);
         let perfect = |threads: usize| first.median * threads as f64 / *first_threads as f64;
         marks.push(Mark::Guide {
-            points: measured
-                .iter()
-                .map(|(t, _)| place(*t, perfect(*t)))
-                .collect(),
+            points: measured.iter().map(|(t, _)| place(*t, perfect(*t))).collect(),
             dash: Dash::Dotted,
         });
-        marks.push(Mark::Line {
-            series,
-            points: measured
-                .iter()
-                .map(|(t, qps)| place(*t, qps.median))
-                .collect(),
-        });
+        marks.push(Mark::Line { series, points: measured.iter().map(|(t, qps)| place(*t, qps.median)).collect() });
         for (threads, qps) in &measured {
             let efficiency = qps.median / perfect(*threads);
             marks.push(Mark::Point {
@@ -81,24 +68,17 @@ pub fn figure(model: &Model) -> Option<Figure> {
         drawn.push(series);
     }
     let values = marks.iter().flat_map(|mark| match mark {
-        Mark::Guide { points, .. } | Mark::Line { points, .. } => {
-            points.iter().map(|p| p.1).collect()
-        }
+        Mark::Guide { points, .. } | Mark::Line { points, .. } => points.iter().map(|p| p.1).collect(),
         _ => Vec::new(),
     });
     let y = Axis::from_zero("queries per second", values, format::compact);
     let labels = modes.iter().map(|m| m.mode.threads().to_string());
-    let panel = Panel {
-        title: String::new(),
-        x: Axis::positions("threads", labels),
-        y,
-        grid: (false, true),
-        marks,
-    };
+    let panel = Panel { title: String::new(), x: Axis::positions("threads", labels), y, grid: (false, true), marks };
     Figure {
         id: "threads".into(),
         title: format!("Throughput against threads at recall {}", format::level(level)),
-        caption: "QPS interpolated on each thread count's own frontier. Dotted: the first point scaled perfectly.".into(),
+        caption: "QPS interpolated on each thread count's own frontier. Dotted: the first point scaled perfectly."
+            .into(),
         views: vec![View { name: "", plot: Plot { height: 360.0, ..Plot::single(panel) } }],
         legend: series_legend(model, drawn),
         table,
@@ -108,8 +88,5 @@ pub fn figure(model: &Model) -> Option<Figure> {
 }
 
 fn position(modes: &[&ModeView], threads: usize) -> f64 {
-    modes
-        .iter()
-        .position(|m| m.mode.threads() == threads)
-        .unwrap_or(0) as f64
+    modes.iter().position(|m| m.mode.threads() == threads).unwrap_or(0) as f64
 }

@@ -36,51 +36,22 @@ pub(super) fn legend_rows(items: &[LegendItem], width: f64) -> Vec<Vec<(f64, &Le
     rows
 }
 
-pub(super) fn draw_legend_item(
-    canvas: &Canvas,
-    item: &LegendItem,
-    (x, y): (f64, f64),
-) -> Result<(), DrawError> {
+pub(super) fn draw_legend_item(canvas: &Canvas, item: &LegendItem, (x, y): (f64, f64)) -> Result<(), DrawError> {
     let (LegendItem::Series { name, .. } | LegendItem::Swatch { name, .. }) = item;
     draw_swatch(canvas, item, (x, y))?;
-    text(
-        canvas,
-        name,
-        (x + SWATCH_WIDTH + 8.0, y),
-        TICK_SIZE,
-        Role::Ink,
-        HPos::Left,
-        Weight::Regular,
-    )
+    text(canvas, name, (x + SWATCH_WIDTH + 8.0, y), TICK_SIZE, Role::Ink, HPos::Left, Weight::Regular)
 }
 
-pub(super) fn draw_swatch(
-    canvas: &Canvas,
-    item: &LegendItem,
-    (x, y): (f64, f64),
-) -> Result<(), DrawError> {
+pub(super) fn draw_swatch(canvas: &Canvas, item: &LegendItem, (x, y): (f64, f64)) -> Result<(), DrawError> {
     match item {
         LegendItem::Series { series, .. } => {
             let role = Role::series(*series);
             let ends = [(px(x), px(y)), (px(x + SWATCH_WIDTH), px(y))];
-            canvas.draw(&PathElement::new(
-                ends,
-                stroke(role, series_dash(*series), 2.0),
-            ))?;
-            draw_marker(
-                canvas,
-                series_marker(*series),
-                (x + SWATCH_WIDTH / 2.0, y),
-                4.6,
-                role,
-                1.0,
-            )
+            canvas.draw(&PathElement::new(ends, stroke(role, series_dash(*series), 2.0)))?;
+            draw_marker(canvas, series_marker(*series), (x + SWATCH_WIDTH / 2.0, y), 4.6, role, 1.0)
         }
         LegendItem::Swatch { role, .. } => {
-            let corners = [
-                (px(x + 12.0), px(y - 6.0)),
-                (px(x + SWATCH_WIDTH), px(y + 6.0)),
-            ];
+            let corners = [(px(x + 12.0), px(y - 6.0)), (px(x + SWATCH_WIDTH), px(y + 6.0))];
             canvas.draw(&Rectangle::new(corners, fill(*role)))
         }
     }

@@ -27,11 +27,7 @@ pub(super) struct Pen<'p, 'a> {
 
 impl Pen<'_, '_> {
     /// Draws one mark.
-    pub fn mark(
-        &mut self,
-        mark: &Mark,
-        place: &dyn Fn((f64, f64)) -> (f64, f64),
-    ) -> Result<(), DrawError> {
+    pub fn mark(&mut self, mark: &Mark, place: &dyn Fn((f64, f64)) -> (f64, f64)) -> Result<(), DrawError> {
         match mark {
             Mark::Line { series, points } => {
                 let style = stroke(Role::series(*series), series_dash(*series), 2.0);
@@ -41,13 +37,7 @@ impl Pen<'_, '_> {
                 let style = stroke(Role::Muted, *dash, 1.0);
                 self.path(points.iter().map(|p| place(*p)), style)
             }
-            Mark::Point {
-                series,
-                at,
-                whisker,
-                faint,
-                tip,
-            } => {
+            Mark::Point { series, at, whisker, faint, tip } => {
                 let role = Role::series(*series);
                 let alpha = if *faint { 0.4 } else { 1.0 };
                 if let Some((lo, hi)) = whisker {
@@ -61,14 +51,7 @@ impl Pen<'_, '_> {
                     }
                 }
                 let centre = place(*at);
-                draw_marker(
-                    self.canvas,
-                    series_marker(*series),
-                    centre,
-                    4.6,
-                    role,
-                    alpha,
-                )?;
+                draw_marker(self.canvas, series_marker(*series), centre, 4.6, role, alpha)?;
                 let _ = writeln!(
                     self.targets,
                     "<circle class=\"hit f-{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"9\"><title>{}</title></circle>",
@@ -79,13 +62,7 @@ impl Pen<'_, '_> {
                 );
                 Ok(())
             }
-            Mark::Bar {
-                x,
-                y,
-                role,
-                tip,
-                inside,
-            } => {
+            Mark::Bar { x, y, role, tip, inside } => {
                 let (low, high) = (place((x.0, y.0)), place((x.1, y.1)));
                 let (left, right) = (low.0.min(high.0), low.0.max(high.0));
                 let (top, bottom) = (low.1.min(high.1), low.1.max(high.1));
@@ -95,15 +72,7 @@ impl Pen<'_, '_> {
                     && font::width(words, 11.0, Weight::Regular) + 8.0 < right - left
                 {
                     let centre = ((left + right) / 2.0, (top + bottom) / 2.0);
-                    text(
-                        self.canvas,
-                        words,
-                        centre,
-                        11.0,
-                        *ink,
-                        HPos::Center,
-                        Weight::Regular,
-                    )?;
+                    text(self.canvas, words, centre, 11.0, *ink, HPos::Center, Weight::Regular)?;
                 }
                 let _ = writeln!(
                     self.targets,
@@ -124,24 +93,12 @@ impl Pen<'_, '_> {
                 } else {
                     (x + 6.0, HPos::Left)
                 };
-                text(
-                    self.canvas,
-                    words,
-                    (x, y),
-                    TICK_SIZE,
-                    Role::Ink,
-                    anchor,
-                    Weight::Regular,
-                )
+                text(self.canvas, words, (x, y), TICK_SIZE, Role::Ink, anchor, Weight::Regular)
             }
         }
     }
 
-    fn path(
-        &self,
-        points: impl Iterator<Item = (f64, f64)>,
-        style: ShapeStyle,
-    ) -> Result<(), DrawError> {
+    fn path(&self, points: impl Iterator<Item = (f64, f64)>, style: ShapeStyle) -> Result<(), DrawError> {
         let points: Vec<(i32, i32)> = points.map(|(x, y)| (px(x), px(y))).collect();
         self.canvas.draw(&PathElement::new(points, style))
     }
@@ -155,26 +112,17 @@ pub(super) fn draw_marker(
     role: Role,
     alpha: f64,
 ) -> Result<(), DrawError> {
-    let style = ShapeStyle {
-        color: Paint::solid(role).disguise().mix(alpha),
-        filled: true,
-        stroke_width: 0,
-    };
+    let style = ShapeStyle { color: Paint::solid(role).disguise().mix(alpha), filled: true, stroke_width: 0 };
     // Corners at equal steps from the top, on one radius or alternating between two.
     let ring = |turn: f64, radii: &[f64]| {
         let n = radii.len();
         let corners = (0..n).map(|i| {
             let angle = std::f64::consts::TAU * (i as f64 / n as f64 + turn);
-            (
-                px(x + radii[i] * radius * angle.sin()),
-                px(y - radii[i] * radius * angle.cos()),
-            )
+            (px(x + radii[i] * radius * angle.sin()), px(y - radii[i] * radius * angle.cos()))
         });
         canvas.draw(&Polygon::new(corners.collect::<Vec<_>>(), style))
     };
-    let arms: Vec<f64> = (0..12)
-        .map(|i| if i % 3 == 2 { 0.5 } else { 1.25 })
-        .collect();
+    let arms: Vec<f64> = (0..12).map(|i| if i % 3 == 2 { 0.5 } else { 1.25 }).collect();
     match marker {
         Marker::Circle => canvas.draw(&Circle::new((px(x), px(y)), px(radius) as u32, style)),
         Marker::Square => ring(0.125, &[1.25; 4]),
@@ -201,25 +149,13 @@ pub(super) fn text(
 }
 
 pub(super) fn stroke(role: Role, dash: Dash, width: f64) -> ShapeStyle {
-    ShapeStyle {
-        color: Paint { role, dash }.disguise().to_rgba(),
-        filled: false,
-        stroke_width: px(width) as u32,
-    }
+    ShapeStyle { color: Paint { role, dash }.disguise().to_rgba(), filled: false, stroke_width: px(width) as u32 }
 }
 
 fn faded(role: Role, alpha: f64, width: f64) -> ShapeStyle {
-    ShapeStyle {
-        color: Paint::solid(role).disguise().mix(alpha),
-        filled: false,
-        stroke_width: px(width) as u32,
-    }
+    ShapeStyle { color: Paint::solid(role).disguise().mix(alpha), filled: false, stroke_width: px(width) as u32 }
 }
 
 pub(super) fn fill(role: Role) -> ShapeStyle {
-    ShapeStyle {
-        color: Paint::solid(role).disguise().to_rgba(),
-        filled: true,
-        stroke_width: 0,
-    }
+    ShapeStyle { color: Paint::solid(role).disguise().to_rgba(), filled: true, stroke_width: 0 }
 }

@@ -14,8 +14,7 @@ pub(super) fn name_builds(builds: &[BuildRecord]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for build in builds {
         let kin = || builds.iter().filter(|b| b.index == build.index);
-        let differing = (build.params.iter())
-            .filter(|(name, value)| kin().any(|b| b.params.get(*name) != Some(value)));
+        let differing = (build.params.iter()).filter(|(name, value)| kin().any(|b| b.params.get(*name) != Some(value)));
         let params = format::params(differing);
         let mut name = build.index.clone();
         if !params.is_empty() {
@@ -55,12 +54,7 @@ pub(super) fn name_series<'a>(data: &'a RunData, names: &[String]) -> Vec<Series
             if residencies.len() > 1 && !residency.is_empty() {
                 name = format!("{name} ({residency})");
             }
-            series.push(Series {
-                build_index,
-                build,
-                residency,
-                name,
-            });
+            series.push(Series { build_index, build, residency, name });
         }
     }
     series
@@ -85,21 +79,12 @@ mod tests {
         let mut data = fixture::run();
         let mut twin = data.builds[0].clone();
         twin.key = "twin".into();
-        twin.params
-            .insert("max_degree".into(), serde_json::json!(64));
+        twin.params.insert("max_degree".into(), serde_json::json!(64));
         data.builds.push(twin.clone());
         twin.key = "clone".into();
         data.builds.push(twin);
         let model = crate::model::Model::new(&data);
         let names: Vec<&str> = model.series.iter().map(|s| s.name.as_str()).collect();
-        assert_eq!(
-            names,
-            [
-                "vamana max_degree=32",
-                "ivf-pq",
-                "vamana max_degree=64",
-                "vamana max_degree=64 #2"
-            ]
-        );
+        assert_eq!(names, ["vamana max_degree=32", "ivf-pq", "vamana max_degree=64", "vamana max_degree=64 #2"]);
     }
 }

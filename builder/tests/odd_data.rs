@@ -1,0 +1,188 @@
+//! Data that is odd but legal: few rows, equal rows, one coordinate or thousands, zero rows, many copies.
+
+mod common;
+
+use common::*;
+use kiln_builder::{IndexKind, IndexParams, Residency, Searcher};
+use kiln_kernels::{DType, Metric, Rows};
+use ndarray::Array2;
+
+/// Builds both kinds with default parameters (but for rows so wide that the codes would take minutes), and hands over
+/// each in memory and on the drive.
+fn with_indexes(rows: &Rows, metric: Metric, mut check: impl FnMut(&Searcher, &str)) {
+    for kind in KINDS {
+        let mut params = defaults(kind, rows);
+        match &mut params {
+            IndexParams::Vamana(p) => p.m = p.m.min(32),
+            IndexParams::IvfPq(p) => p.m = p.m.min(32),
+        }
+        let built = build_index(rows, metric, params);
+        for residency in [Residency::Memory, Residency::Ssd] {
+            check(&built.open(residency), &format!("{kind} {metric} {} rows {residency:?}", rows.len()));
+        }
+    }
+}
+
+/// Every row is found when it is searched for, all rows are returned when all are asked for, and more than all too.
+fn check_whole(rows: &Rows, metric: Metric) {
+    let exact = BruteForce::new(rows, metric);
+    let n = rows.len();
+    with_indexes(rows, metric, |index, what| {
+        for query in (0..n).step_by(n.div_ceil(25)) {
+            for k in [1, n, n + 5] {
+                let hits = search(index, rows, query, k, everything(index.kind(), n));
+                exact.check(rows, query, k, &hits, what);
+            }
+        }
+    });
+}
+
+#[test]
+fn one_row_is_an_index() {
+    for metric in METRICS {
+        check_whole(&made(1, 3, |_, j| j as f32 + 1.0), metric);
+    }
+}
+
+#[test]
+fn two_rows_are_an_index() {
+    for metric in METRICS {
+        check_whole(&made(2, 3, |i, j| (i * 5 + j) as f32 + 1.0), metric);
+    }
+}
+
+#[test]
+fn fewer_rows_than_edges_are_an_index() {
+    for metric in METRICS {
+        for n in [3, 10, 63] {
+            check_whole(&clustered(DType::F32, n, 6, 1), metric);
+        }
+    }
+}
+
+#[test]
+fn equal_rows_are_all_found() {
+    for metric in METRICS {
+        check_whole(&made(200, 8, |_, j| j as f32 - 2.5), metric);
+    }
+}
+
+#[test]
+fn one_coordinate_is_enough() {
+    for metric in METRICS {
+        for dtype in DTYPES {
+            check_whole(&clustered(dtype, 150, 1, 1), metric);
+        }
+    }
+}
+
+#[test]
+fn rows_of_more_than_a_page_are_found() {
+    for metric in METRICS {
+        check_whole(&clustered(DType::F32, 30, 4096, 1), metric);
+    }
+    check_whole(&clustered(DType::U8, 30, 4096, 1), Metric::L2);
+}
+
+#[test]
+fn under_cosine_a_zero_row_is_at_distance_one_from_everything() {
+    let rows = made(120, 5, |i, j| if i % 10 == 3 { 0.0 } else { ((i * 7 + j * 3) % 11) as f32 - 4.0 });
+    check_whole(&rows, Metric::Cosine);
+    with_indexes(&rows, Metric::Cosine, |index, what| {
+        let effort = everything(index.kind(), 120);
+        let from_zero = search(index, &rows, 3, 120, effort);
+        assert!(from_zero.distances.iter().all(|&d| d == 1.0), "{what}: {:?}", from_zero.distances);
+        let from_other = search(index, &rows, 0, 120, effort);
+        let zeros = from_other.ids.iter().zip(&from_other.distances).filter(|(id, _)| **id % 10 == 3);
+        assert!(zeros.map(|(_, &d)| d).eq([1.0; 12]), "{what}: {from_other:?}");
+    });
+}
+
+#[test]
+fn nothing_but_zero_rows_is_an_index() {
+    for metric in METRICS {
+        check_whole(&made(90, 4, |_, _| 0.0), metric);
+    }
+}
+
+#[test]
+fn the_length_of_rows_does_not_matter_under_cosine() {
+    let scale = |i: usize| [1e-18f32, 1.0, 1e15][i % 3];
+    let rows = made(150, 6, |i, j| (((i * 13 + j * 5) % 17) as f32 - 8.0) * scale(i));
+    check_whole(&rows, Metric::Cosine);
+}
+
+#[test]
+fn copies_of_rows_are_all_found() {
+    let Rows::F32(different) = clustered(DType::F32, 40, 12, 3) else { unreachable!() };
+    // Copy i of row r is row i * 40 + r.
+    let rows = Rows::F32(Array2::from_shape_fn((40 * 50, 12), |(i, j)| different[(i % 40, j)]));
+    let originals = Rows::F32(different);
+    for metric in METRICS {
+        let exact = BruteForce::new(&rows, metric);
+        with_indexes(&rows, metric, |index, what| {
+            for query in (0..originals.len()).step_by(8) {
+                for k in [1, 10, 73] {
+                    let hits = search(index, &originals, query, k, everything(index.kind(), rows.len()));
+                    exact.check(&originals, query, k, &hits, what);
+                }
+            }
+        });
+    }
+    with_indexes(&rows, Metric::L2, |index, what| {
+        for query in (0..originals.len()).step_by(4) {
+            let hits = search(index, &originals, query, 50, everything(index.kind(), rows.len()));
+            let mut copies = hits.ids.clone();
+            copies.sort_unstable();
+            let expected: Vec<u64> = (0..50).map(|copy| copy * 40 + query as u64).collect();
+            assert_eq!((copies, hits.distances), (expected, vec![0.0; 50]), "{what}, query {query}");
+        }
+    });
+}
+
+#[test]
+fn every_row_can_be_reached_however_few_edges_there_are() {
+    let copies = made(600, 4, |i, j| ((i % 20) * (j + 1)) as f32);
+    let apart = clustered(DType::F32, 600, 4, 5);
+    for rows in [&copies, &apart] {
+        for metric in METRICS {
+            for (max_degree, build_list) in [(2, 1), (3, 8), (64, 100)] {
+                let params = IndexParams::Vamana(vamana(max_degree, build_list, 2));
+                let index = build_index(rows, metric, params).open(Residency::Memory);
+                let hits = search(&index, rows, 0, 600, graph(600));
+                let mut found = hits.ids;
+                found.sort_unstable();
+                assert!(found.iter().copied().eq(0..600), "{metric}, R {max_degree}: {} rows", found.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn each_row_finds_itself_with_an_ordinary_search_list() {
+    let rows = clustered(DType::U8, 2000, 24, 8);
+    for kind in KINDS {
+        let index = build_index(&rows, Metric::L2, defaults(kind, &rows)).open(Residency::Memory);
+        let effort = if kind == IndexKind::Vamana { graph(40) } else { lists(8, 100) };
+        for query in 0..rows.len() {
+            assert_eq!(search(&index, &rows, query, 1, effort).distances, [0.0], "{kind}, row {query}");
+        }
+    }
+}
+
+#[test]
+fn values_at_the_ends_of_a_type_are_kept() {
+    let ends = |low: f32, high: f32| made(64, 7, move |i, j| if (i >> (j % 6)) & 1 == 0 { low } else { high });
+    let as_type = |dtype: DType, low, high| {
+        let wide = ends(low, high).view().to_f32();
+        match dtype {
+            DType::U8 => Rows::U8(wide.mapv(|x| x as u8)),
+            DType::I8 => Rows::I8(wide.mapv(|x| x as i8)),
+            _ => Rows::F32(wide),
+        }
+    };
+    for metric in METRICS {
+        check_whole(&as_type(DType::U8, 0.0, 255.0), metric);
+        check_whole(&as_type(DType::I8, -128.0, 127.0), metric);
+    }
+}
