@@ -2,7 +2,7 @@
 //! instruction set at hand.
 //!
 //! In: two slices of equal length. Out: squared L2 or dot product as f32. Integer types are summed in
-//! integers, exactly, and rounded once. [`Isa::Scalar`] is the portable code and the twin that the
+//! integers, exactly, and rounded once. [`Isa::SCALAR`] is the portable code and the twin that the
 //! others are tested against.
 
 #[cfg(target_arch = "x86_64")]
@@ -20,7 +20,7 @@ pub use geometry::{GraphAux, GraphGeometry, QueryGeometry, inverse_norm};
 
 use crate::element::Element;
 
-/// An instruction set that this process may use. Holding a value other than `Scalar` proves support.
+/// An instruction set that this process may use. Holding a value other than [`Isa::SCALAR`] proves support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Isa(Level);
 
