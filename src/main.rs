@@ -6,7 +6,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{UsageError, bench, build, completions, datasets, devices, inspect, report, search};
+use commands::{StdoutClosed, UsageError, bench, build, completions, datasets, devices, inspect, report, search};
 
 /// Builds, searches and measures approximate-nearest-neighbour indexes that live in one file on an SSD.
 #[derive(Parser)]
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if terminal::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", terminal::told(&error));
             if error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }

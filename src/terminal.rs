@@ -60,12 +60,6 @@ impl Drop for LogLine {
     }
 }
 
-/// True when standard output was closed by its reader (`kiln ... | head`).
-pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let kind = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
-    kind == Some(std::io::ErrorKind::BrokenPipe)
-}
-
 /// An error with its causes in one line; a cause that is told already is not told again.
 pub fn told(error: &anyhow::Error) -> String {
     let mut line = error.to_string();
@@ -116,6 +110,7 @@ impl Progress for TerminalProgress {
     fn stage(&self, name: &str, total: u64) {
         self.end_stage();
         if !self.interactive {
+            tracing::info!("{name} ...");
             let now = Instant::now();
             let stage = PlainStage { name: name.to_string(), total, done: 0, began: now, spoke: now };
             *self.plain.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(stage);

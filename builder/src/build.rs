@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kiln_datasets::{RowSource, read_all};
 use kiln_kernels::distance::Isa;
-use kiln_kernels::{Backend, DType, Metric, Progress};
+use kiln_kernels::{Backend, DType, MAX_DIM, Metric, Progress};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BuilderError;
@@ -87,6 +87,9 @@ pub fn build<B: Backend>(
     if n == 0 || dim == 0 {
         return refuse(format!("{n} rows of {dim} coordinates; an index needs at least one of each"));
     }
+    if dim > MAX_DIM {
+        return refuse(format!("{dim} coordinates a row are more than an index holds ({MAX_DIM})"));
+    }
     if n >= u64::from(u32::MAX) {
         return refuse(format!("{n} rows are more than one index holds (4,294,967,294); split the data set"));
     }
@@ -127,15 +130,8 @@ pub fn build<B: Backend>(
         .map_err(std::io::Error::other)
         .map_err(BuilderError::io(request.out, "describe"))?;
     writer.section(Section::Meta, |sink| sink.write(&json))?;
-    // The report of an index that is about to be replaced must not pass for the new one's.
     let report_path = beside(request.out, ".build.json");
-    match std::fs::remove_file(&report_path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(BuilderError::io(&report_path, "remove")(error));
-        }
-        _ => {}
-    }
-    let index_bytes = writer.finish(|| watch.stage("fsync", 0))?;
+    let index_bytes = writer.finish(|| watch.stage("fsync", 0), || remove_stale(&report_path))?;
 
     let (stage_seconds, total_seconds, cpu_seconds, peak_rss_bytes) = watch.finish();
     let report = BuildReport {
@@ -166,6 +162,14 @@ fn beside(index: &Path, suffix: &str) -> PathBuf {
     let mut name = index.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+/// Removes the report of an index that is about to be replaced: it must not pass for the new one's.
+fn remove_stale(report: &Path) -> Result<(), BuilderError> {
+    match std::fs::remove_file(report) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(BuilderError::io(report, "remove")(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the report beside the index, whole or not at all.

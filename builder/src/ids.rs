@@ -18,8 +18,10 @@ impl Ids {
     pub(crate) fn read(file: &IndexFile, n: u64) -> Result<Self, BuilderError> {
         let bytes = file.section(Section::Ids)?;
         let ids: Vec<u32> = bytes.as_slice().as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
-        if ids.len() as u64 != n || ids.iter().any(|&id| u64::from(id) >= n) {
-            return Err(BuilderError::damaged(file.path(), format!("section ids does not name {n} rows")));
+        let mut seen = vec![false; ids.len()];
+        let fresh = |&id: &u32| seen.get_mut(id as usize).is_some_and(|seen| !std::mem::replace(seen, true));
+        if ids.len() as u64 != n || !ids.iter().all(fresh) {
+            return Err(BuilderError::damaged(file.path(), format!("section ids does not name each of {n} rows once")));
         }
         Ok(Self(ids))
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::params::IndexParams;
 use crate::search_types::IndexKind;
 
-/// Parameters of an index. Two builds with equal meta have equal bytes; timings, threads and the host
+/// Parameters of an index. Two builds with equal meta on one kind of processor have equal bytes; timings, memory and threads
 /// stand in `X.kiln.build.json` beside the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Meta {

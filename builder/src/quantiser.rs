@@ -1,9 +1,9 @@
 //! Training of the product quantiser that both kinds of index use.
 
-use kiln_kernels::distance::inverse_norm;
+use kiln_kernels::distance::quantiser_rows;
 use kiln_kernels::pq::{CodeBits, PqTraining, ProductQuantizer};
 use kiln_kernels::{Backend, Metric, Rows};
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, Axis};
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
@@ -13,8 +13,8 @@ use crate::error::BuilderError;
 /// Rows that a quantiser is trained on at most.
 const SAMPLE_ROWS: usize = 65_536;
 
-/// Share of the sample held out to decide whether a rotation pays.
-const HELD_OUT: f64 = 0.2;
+/// One row in so many is held out to decide whether a rotation pays.
+const HELD_OUT_EVERY: usize = 5;
 
 /// Lloyd iterations a sub-space, and alternations of a rotation.
 const ITERATIONS: usize = 12;
@@ -38,19 +38,12 @@ pub(crate) fn sample_rows(n: usize, at_most: usize, seed: u64) -> Vec<usize> {
 
 /// A training sample as f32, unit length under cosine.
 pub(crate) fn sample(rows: &Rows, metric: Metric, seed: u64) -> Array2<f32> {
-    scaled(rows, &sample_rows(rows.len(), SAMPLE_ROWS, seed), metric)
+    chosen_rows(rows, &sample_rows(rows.len(), SAMPLE_ROWS, seed), metric)
 }
 
-/// The chosen rows as f32, unit length under cosine.
-pub(crate) fn scaled(rows: &Rows, chosen: &[usize], metric: Metric) -> Array2<f32> {
-    let mut sample = rows.view().select(chosen).view().to_f32();
-    if metric == Metric::Cosine {
-        for mut row in sample.outer_iter_mut() {
-            let inverse = inverse_norm(&row.to_vec());
-            row.mapv_inplace(|x| x * inverse);
-        }
-    }
-    sample
+/// The chosen rows as quantisers see them.
+pub(crate) fn chosen_rows(rows: &Rows, chosen: &[usize], metric: Metric) -> Array2<f32> {
+    quantiser_rows(&rows.view().select(chosen).view(), metric)
 }
 
 /// Trains on `sample` `(n, dim)`. With `opq` a rotation is trained too, and kept only if it lowers the
@@ -64,8 +57,11 @@ pub(crate) fn train_quantiser<B: Backend>(
     if !params.opq {
         return Ok(ProductQuantizer::train(backend, sample, training)?);
     }
-    let seen = (sample.nrows() as f64 * (1.0 - HELD_OUT)).ceil() as usize;
-    let (seen, unseen) = (sample.slice(s![..seen, ..]), sample.slice(s![seen.., ..]));
+    let rows = |held_out: bool| -> Vec<usize> {
+        (0..sample.nrows()).filter(|row| row.is_multiple_of(HELD_OUT_EVERY) == held_out).collect()
+    };
+    let (seen, unseen) = (sample.select(Axis(0), &rows(false)), sample.select(Axis(0), &rows(true)));
+    let (seen, unseen) = (if seen.is_empty() { sample } else { seen.view() }, unseen.view());
     let plain = ProductQuantizer::train(backend, seen, training)?;
     let rotated = ProductQuantizer::train_opq(backend, seen, training, OPQ_ROUNDS)?;
     let (plain_error, rotated_error) = (plain.error(backend, unseen)?, rotated.error(backend, unseen)?);
@@ -74,5 +70,9 @@ pub(crate) fn train_quantiser<B: Backend>(
         "OPQ: held-out squared error {rotated_error:.4} against {plain_error:.4} without a rotation; the rotation is {}",
         if keep { "kept" } else { "dropped" }
     );
-    Ok(if keep { rotated } else { plain })
+    // The winner is trained again on every row.
+    Ok(match keep {
+        true => ProductQuantizer::train_opq(backend, sample, training, OPQ_ROUNDS)?,
+        false => ProductQuantizer::train(backend, sample, training)?,
+    })
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use kiln_kernels::{DType, Metric, RowsView};
+use kiln_kernels::{DType, MAX_DIM, Metric, RowsView};
 
 use crate::error::BuilderError;
 use crate::file::pages::PageCache;
@@ -13,17 +13,15 @@ use crate::meta::Meta;
 use crate::search_types::{Effort, Hits, IndexKind, Residency, SearchParams};
 use crate::vamana::search::{VamanaIndex, VamanaScratch};
 
-/// Coordinates a row at most: what keeps every size in a file far from overflow.
-const MAX_DIM: usize = 1 << 20;
-
 /// An index file on disk.
 pub struct Index;
 
 impl Index {
     /// Opens the index at `path`.
     ///
-    /// With [`Residency::Memory`] every section is read and held against its checksum now; with
-    /// [`Residency::Ssd`] nodes, lists and vectors stay on the drive and each page is checked when read.
+    /// With [`Residency::Memory`] sections are read and held against their checksums now; with [`Residency::Ssd`] nodes,
+    /// lists and vectors stay on the drive and each page is checked when read. A graph's codes are read, and checked,
+    /// when a search first navigates by them.
     ///
     /// # Errors
     /// A file that is not an index, is damaged, cut short or of another version; the message names it.

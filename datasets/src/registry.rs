@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::error::DatasetError;
 
-const BUILT_IN: &str = include_str!("registry.toml");
+const BUILT_IN: &str = include_str!("../registry.toml");
 
 /// A list of data sets.
 #[derive(Debug, Clone)]

@@ -82,6 +82,9 @@ pub struct Judgement {
     pub ann_hits: Vec<u16>,
     /// The denominator of recall: min(k, true neighbours of the query).
     pub possible: Vec<u16>,
+    /// Queries to which a row was returned that is nearer than the truth's k-th and not in the truth: there the
+    /// truth lies, or belongs to other rows.
+    pub contradicted: Vec<usize>,
 }
 
 impl Judgement {
@@ -216,17 +219,23 @@ impl<'a> Judge<'a> {
             pair_distances(self.base, self.queries.view(), self.metric, &strangers)?.into_iter();
 
         let mut judgement = Judgement::default();
-        for (ids, reference) in answers.iter().zip(&self.references) {
+        for (query, (ids, reference)) in answers.iter().zip(&self.references).enumerate() {
             let possible = reference.nearest.len();
             let (mut strict, mut by_id, mut ann) = (0, 0, 0);
+            let mut contradicted = false;
             for &id in ids {
                 let known = reference.distance(id);
                 by_id += usize::from(known.is_some());
                 let (Some(distance), Some(kth)) = (known.or_else(|| strange_distances.next()), reference.kth) else {
                     continue;
                 };
-                strict += usize::from(distance <= kth + STRICT_SLACK * kth.abs().max(self.scale));
+                let slack = STRICT_SLACK * kth.abs().max(self.scale);
+                strict += usize::from(distance <= kth + slack);
+                contradicted |= known.is_none() && distance < kth - slack;
                 ann += usize::from(distance <= kth + ANN_BENCHMARKS_SLACK);
+            }
+            if contradicted {
+                judgement.contradicted.push(query);
             }
             // Where a query has fewer than k true neighbours, rows tied with the last cannot make recall exceed 1.
             let stored = |hits: usize| hits.min(possible) as u16;

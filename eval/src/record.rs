@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 
+use kiln_builder::Searcher;
 use serde::{Deserialize, Serialize};
 
 /// Version of this schema; a reader refuses others and names both.
@@ -137,6 +138,26 @@ pub struct BuildRecord {
     pub index_bytes: u64,
     /// Resident bytes that serving needs beyond the process itself, as first opened in this run (from memory or SSD).
     pub serving_bytes: u64,
+}
+
+impl BuildRecord {
+    /// The record of an open index of `index_bytes` bytes of which nobody knows what building it cost.
+    pub fn of_unknown_build(key: &str, searcher: &Searcher, index_bytes: u64) -> Self {
+        Self {
+            key: key.to_string(),
+            index: searcher.kind().name().to_string(),
+            path: searcher.path().display().to_string(),
+            params: searcher.meta().params.by_name(),
+            device: "unknown".to_string(),
+            threads: 0,
+            stage_seconds: Vec::new(),
+            total_seconds: 0.0,
+            cpu_seconds: 0.0,
+            peak_rss_bytes: 0,
+            index_bytes,
+            serving_bytes: searcher.serving_bytes(),
+        }
+    }
 }
 
 /// How a setting was driven. Modes never share a chart.

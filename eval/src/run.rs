@@ -195,20 +195,7 @@ impl Candidate {
         if report.is_none() {
             tracing::warn!("{}: no build report lies beside it: its build times are unknown", self.path.display());
         }
-        let unknown = BuildRecord {
-            key: self.key.clone(),
-            index: searcher.kind().name().to_string(),
-            path: self.path.display().to_string(),
-            params: searcher.meta().params.by_name(),
-            device: "unknown".to_string(),
-            threads: 0,
-            stage_seconds: Vec::new(),
-            total_seconds: 0.0,
-            cpu_seconds: 0.0,
-            peak_rss_bytes: 0,
-            index_bytes: length,
-            serving_bytes: searcher.serving_bytes(),
-        };
+        let unknown = BuildRecord::of_unknown_build(&self.key, searcher, length);
         Ok(match report {
             Some(report) => BuildRecord {
                 device: report.device,

@@ -49,7 +49,18 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
     let SingleSearch { searcher, queries, params, threads, truth } = request;
     let answers = answer_all(searcher, queries, params)?;
     let judgement = match truth {
-        Some((truth, base)) => judge(*base, queries, *truth, searcher.metric(), params.k, answers.ids.view())?,
+        Some((truth, base)) => {
+            let judgement = judge(*base, queries, *truth, searcher.metric(), params.k, answers.ids.view())?;
+            if let Some(first) = judgement.contradicted.first() {
+                tracing::warn!(
+                    "truth row {first}: a nearer row was found than it lists ({} of {} rows lie so); \
+                     the truth is wrong or of another data set, and recall means nothing",
+                    judgement.contradicted.len(),
+                    queries.len()
+                );
+            }
+            judgement
+        }
         None => Judgement::default(),
     };
     let rows: Vec<RowsView<'_>> = (0..queries.len()).map(|q| queries.slice(q..q + 1)).collect();
@@ -74,19 +85,6 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         Ok::<_, EvalError>(())
     })?;
     let index_bytes = std::fs::metadata(searcher.path()).map_or(0, |metadata| metadata.len());
-    let build = BuildRecord {
-        key: "search".to_string(),
-        index: searcher.kind().name().to_string(),
-        path: searcher.path().display().to_string(),
-        params: searcher.meta().params.by_name(),
-        device: "unknown".to_string(),
-        threads: 0,
-        stage_seconds: Vec::new(),
-        total_seconds: 0.0,
-        cpu_seconds: 0.0,
-        peak_rss_bytes: 0,
-        index_bytes,
-        serving_bytes: searcher.serving_bytes(),
-    };
+    let build = BuildRecord::of_unknown_build("search", searcher, index_bytes);
     Ok(SingleMeasurement { answers, setting, build })
 }

@@ -15,6 +15,9 @@ use crate::pq::ProductQuantizer;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
 
+/// Coordinates a row at most: so many squared byte differences still sum to less than 2^31.
+pub const MAX_DIM: usize = 32_768;
+
 /// Why a backend could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {

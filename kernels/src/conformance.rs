@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::backend::{Backend, Lists, PruneParams};
+use crate::distance::quantiser_rows;
 use crate::element::{DType, Element};
 use crate::metric::Metric;
 use crate::plain;
@@ -200,8 +201,8 @@ pub fn kmeans_step<B: Backend>(backend: &B) {
     for_every_case(|metric, dtype, (_, n, dim, k)| {
         let context = format!("{metric} {dtype} {n}x{dim}, {k} centroids");
         let rows = Arc::new(random_rows(dtype, n, dim, 6));
-        let points = scaled(metric, &rows);
-        let centroids = scaled(metric, &random_rows(dtype, k, dim, 7));
+        let points = quantiser_rows(&rows.view(), metric);
+        let centroids = quantiser_rows(&random_rows(dtype, k, dim, 7).view(), metric);
         let resident = backend.upload(rows, metric).expect("upload");
         let step = backend.kmeans_step(&resident, centroids.view()).expect("k-means step");
         let expected = plain::kmeans_step(points.view(), centroids.view());
@@ -230,10 +231,10 @@ pub fn pq_encode<B: Backend>(backend: &B) {
         for bits in [CodeBits::Four, CodeBits::Eight] {
             let context = format!("{metric} {dtype} {n}x{dim} {bits:?}");
             let rows = Arc::new(random_rows(dtype, n, dim, 8));
-            let points = scaled(metric, &rows);
+            let points = quantiser_rows(&rows.view(), metric);
             let training = PqTraining { m: dim.div_ceil(3), bits, iterations: 2, seed: 1 };
             let pq = ProductQuantizer::train(backend, points.view(), training).expect("train");
-            let centroids = scaled(metric, &random_rows(dtype, 3, dim, 9));
+            let centroids = quantiser_rows(&random_rows(dtype, 3, dim, 9).view(), metric);
             let assignments: Vec<u32> = (0..n as u32).map(|i| i % 3).collect();
             let mut residuals = points.clone();
             for (mut row, &c) in residuals.outer_iter_mut().zip(&assignments) {
@@ -252,16 +253,4 @@ pub fn pq_encode<B: Backend>(backend: &B) {
             }
         }
     });
-}
-
-/// Rows as f32, divided by their norms under cosine.
-fn scaled(metric: Metric, rows: &Rows) -> Array2<f32> {
-    let mut points = rows.view().to_f32();
-    if metric == Metric::Cosine {
-        for mut row in points.outer_iter_mut() {
-            let inverse = crate::distance::inverse_norm(&row.to_vec());
-            row.mapv_inplace(|x| x * inverse);
-        }
-    }
-    points
 }

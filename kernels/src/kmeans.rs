@@ -10,6 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::backend::{Backend, BackendError, KMeansStep};
+use crate::distance::quantiser_rows;
 use crate::metric::Metric;
 use crate::progress::Progress;
 use crate::rows::Rows;
@@ -54,6 +55,18 @@ pub struct BalancedParams {
     pub seed: u64,
 }
 
+impl BalancedParams {
+    /// Units of progress that [`balanced`] reports.
+    pub fn steps(&self) -> u64 {
+        (self.iterations + self.coarse() + 1) as u64
+    }
+
+    /// Clusters of the first level.
+    fn coarse(&self) -> usize {
+        (self.nlist as f64).sqrt().round().max(1.0) as usize
+    }
+}
+
 /// A cluster with fewer than this share of the mean number of points is moved next to a large one.
 const SMALL_CLUSTER: f64 = 0.25;
 
@@ -71,11 +84,10 @@ pub fn balanced<B: Backend>(
     let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
     let n = sample.len();
     let nlist = params.nlist.clamp(1, n.max(1));
-    let coarse = (nlist as f64).sqrt().round().max(1.0) as usize;
+    let coarse = BalancedParams { nlist, ..params }.coarse();
     let points = backend.upload(Arc::clone(sample), metric)?;
-    progress.stage("train", (params.iterations + coarse + 1) as u64);
 
-    let initial = scaled_rows(sample, metric, &index::sample(&mut rng, n, coarse.min(n)).into_vec());
+    let initial = chosen_rows(sample, metric, &index::sample(&mut rng, n, coarse.min(n)).into_vec());
     let coarse_centroids = lloyd(backend, &points, initial, params.iterations)?;
     let step = backend.kmeans_step(&points, coarse_centroids.view())?;
     progress.advance(1);
@@ -90,7 +102,7 @@ pub fn balanced<B: Backend>(
             let subset = sample.view().select(members);
             let chosen: Vec<usize> =
                 index::sample(&mut rng, members.len(), share).into_iter().map(|i| members[i]).collect();
-            let initial = scaled_rows(sample, metric, &chosen);
+            let initial = chosen_rows(sample, metric, &chosen);
             let rows = backend.upload(Arc::new(subset), metric)?;
             let fine = lloyd(backend, &rows, initial, params.iterations)?;
             centroids.append(Axis(0), fine.view()).map_err(|e| BackendError::Shape {
@@ -114,16 +126,9 @@ pub fn balanced<B: Backend>(
     Ok(centroids)
 }
 
-/// Rows as f32, unit length under cosine.
-fn scaled_rows(rows: &Rows, metric: Metric, chosen: &[usize]) -> Array2<f32> {
-    let mut scaled = rows.view().select(chosen).view().to_f32();
-    if metric == Metric::Cosine {
-        for mut row in scaled.outer_iter_mut() {
-            let inverse = crate::distance::inverse_norm(&row.to_vec());
-            row.mapv_inplace(|x| x * inverse);
-        }
-    }
-    scaled
+/// The chosen rows as f32, unit length under cosine.
+fn chosen_rows(rows: &Rows, metric: Metric, chosen: &[usize]) -> Array2<f32> {
+    quantiser_rows(&rows.view().select(chosen).view(), metric)
 }
 
 /// Splits `total` into shares in proportion to `counts`: at least 1 where there is a point, never more
@@ -168,7 +173,7 @@ fn reseed_small(centroids: &mut Array2<f32>, step: &KMeansStep, sample: &Rows, m
         let drawn =
             (0..64).map(|_| rng.random_range(0..n)).find(|&i| step.counts[step.assignments[i] as usize] as f64 > mean);
         if let Some(point) = drawn {
-            let row = scaled_rows(sample, metric, &[point]);
+            let row = chosen_rows(sample, metric, &[point]);
             let large = centroids.row(step.assignments[point] as usize).to_owned();
             centroids.slice_mut(s![c, ..]).assign(&((&large + &row.row(0)) * 0.5));
         }

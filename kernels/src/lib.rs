@@ -17,7 +17,7 @@ pub mod progress;
 pub mod rows;
 pub mod topk;
 
-pub use backend::{Backend, BackendError, KMeansStep, Lists, PruneParams};
+pub use backend::{Backend, BackendError, KMeansStep, Lists, MAX_DIM, PruneParams};
 pub use cpu::CpuBackend;
 pub use element::{DType, Element};
 pub use half::f16;

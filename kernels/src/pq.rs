@@ -13,7 +13,7 @@ use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, MAX_DIM};
 use crate::element::Element;
 use crate::kmeans;
 use crate::metric::Metric;
@@ -284,7 +284,7 @@ impl ProductQuantizer {
         };
         let (dim, m, rotated) = (word(0)?, word(1)?, word(3)? != 0);
         let bits = CodeBits::try_from(u8::try_from(word(2)?).map_err(|_| "the code width is not 4 or 8")?)?;
-        if m == 0 || m > dim || dim > 1 << 20 {
+        if m == 0 || m > dim || dim > MAX_DIM {
             return Err(format!("{m} sub-spaces of {dim} coordinates"));
         }
         let rotation_len = if rotated { dim * dim } else { 0 };

@@ -135,6 +135,9 @@ fn indexes(args: &Args, dataset: &Dataset) -> Result<Vec<IndexSpec>, UsageError>
         (true, true) => vec![IndexKind::Vamana, IndexKind::IvfPq],
         _ => args.index.iter().map(|&kind| kind.into()).collect(),
     };
+    if args.open.is_empty() {
+        refuse_foreign(args, &kinds)?;
+    }
     let mut specs = Vec::new();
     for kind in kinds {
         let params: IndexParams = args.params.of_kind(kind).resolve(kind, dataset.base.as_ref())?;
@@ -143,6 +146,23 @@ fn indexes(args: &Args, dataset: &Dataset) -> Result<Vec<IndexSpec>, UsageError>
     }
     specs.extend(args.open.iter().cloned().map(IndexSpec::Open));
     Ok(specs)
+}
+
+/// Refuses flags that apply to none of the kinds measured: ignoring them would surprise.
+fn refuse_foreign(args: &Args, kinds: &[IndexKind]) -> Result<(), UsageError> {
+    let given = [
+        (IndexKind::Vamana, "--search-list", !args.search_list.is_empty()),
+        (IndexKind::IvfPq, "--nprobe", !args.nprobe.is_empty()),
+        (IndexKind::IvfPq, "--rerank", args.rerank.is_some()),
+        (IndexKind::Vamana, "--max-degree, --build-list, --alpha or --method", args.params.any_of(IndexKind::Vamana)),
+        (IndexKind::IvfPq, "--nlist", args.params.any_of(IndexKind::IvfPq)),
+    ];
+    match given.iter().find(|(kind, _, given)| *given && !kinds.contains(kind)) {
+        Some((kind, flag, _)) => {
+            Err(UsageError(format!("{flag}: no {kind} index is measured; remove it, or add --index {kind}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The command line as it was typed, quoted where a shell needs it.

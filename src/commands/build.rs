@@ -103,6 +103,16 @@ impl ParamArgs {
         self.seed.unwrap_or(42)
     }
 
+    /// Whether a parameter was given that applies to indexes of one kind alone.
+    pub fn any_of(&self, kind: IndexKind) -> bool {
+        match kind {
+            IndexKind::Vamana => {
+                self.method.is_some() || self.max_degree.is_some() || self.build_list.is_some() || self.alpha.is_some()
+            }
+            IndexKind::IvfPq => self.nlist.is_some(),
+        }
+    }
+
     /// Only what applies to indexes of one kind, where a command builds several.
     pub fn of_kind(&self, kind: IndexKind) -> Self {
         match kind {

@@ -180,6 +180,13 @@ fn effort(args: &Args, searcher: &Searcher) -> Result<Effort, UsageError> {
 }
 
 fn check_queries(args: &Args, searcher: &Searcher, queries: &dyn RowSource) -> anyhow::Result<()> {
+    for path in [&args.out, &args.json].into_iter().flatten() {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder {
+            // The dot asks whether it is a folder, and the system says why not.
+            std::fs::metadata(folder.join(".")).with_context(|| format!("{}: cannot write", path.display()))?;
+        }
+    }
     if let Some(out) = args.out.as_ref().filter(|out| out.extension().is_none_or(|e| e != "npy")) {
         return Err(UsageError(format!("--out {}: answers are written as .npy; name it so", out.display())).into());
     }

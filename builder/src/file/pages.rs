@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytemuck::Zeroable;
@@ -51,7 +53,10 @@ pub(crate) struct DirectFile {
 impl DirectFile {
     /// Opens with O_DIRECT, or buffered where the filesystem refuses it (said in the log).
     pub(crate) fn open(path: &Path, sums: Vec<u32>) -> Result<Self, BuilderError> {
+        #[cfg(target_os = "linux")]
         let direct = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
+        #[cfg(not(target_os = "linux"))]
+        let direct = File::open(path);
         let file = match direct {
             Ok(file) => file,
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {

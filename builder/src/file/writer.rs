@@ -25,6 +25,10 @@ pub(crate) struct IndexWriter {
 impl IndexWriter {
     /// Creates the partial file, so that an output that cannot be written is known before any work.
     pub(crate) fn create(path: &Path) -> Result<Self, BuilderError> {
+        if path.is_dir() {
+            let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+            return Err(BuilderError::io(path, "create")(source));
+        }
         let mut name = path.as_os_str().to_owned();
         name.push(".partial");
         let partial = PathBuf::from(name);
@@ -51,8 +55,13 @@ impl IndexWriter {
     }
 
     /// Writes the page sums and the header, flushes to the drive and renames into place.
-    /// Returns the file's length in bytes; `on_fsync` is called before the slow flush begins.
-    pub(crate) fn finish(mut self, on_fsync: impl FnOnce()) -> Result<u64, BuilderError> {
+    /// Returns the file's length in bytes; `on_fsync` is called before the slow flush begins, `before_rename` once
+    /// nothing but the rename is left.
+    pub(crate) fn finish(
+        mut self,
+        on_fsync: impl FnOnce(),
+        before_rename: impl FnOnce() -> Result<(), BuilderError>,
+    ) -> Result<u64, BuilderError> {
         let sums: Vec<u8> = self.sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
         self.section(Section::Sums, |sink| sink.write(&sums))?;
         let header = Header { file_length: self.position, sections: std::mem::take(&mut self.sections) }.encode();
@@ -62,10 +71,13 @@ impl IndexWriter {
         let written =
             file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header)).and_then(|()| file.sync_all());
         written.map_err(BuilderError::io(&self.partial, "write"))?;
+        before_rename()?;
         std::fs::rename(&self.partial, &self.path)
             .map_err(BuilderError::io(&self.path, "rename the finished file to"))?;
         self.file = None;
-        sync_directory(&self.path)?;
+        if let Err(error) = sync_directory(&self.path) {
+            tracing::warn!("{error}; the index is whole, but its name may not survive a power failure");
+        }
         Ok(length)
     }
 

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use kiln_kernels::distance::Kernels;
 use kiln_kernels::kmeans::{self, BalancedParams};
 use kiln_kernels::pq::ProductQuantizer;
-use kiln_kernels::{Backend, Metric, Progress, Rows, RowsView};
+use kiln_kernels::{Backend, Metric, Progress, Rows, dispatch_rows};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
-use super::layout::{encode_codec, encode_directory, lay_out};
+use super::layout::{ListEntry, encode_codec, encode_directory, lay_out};
 use crate::error::BuilderError;
 use crate::file::Section;
 use crate::file::writer::IndexWriter;
 use crate::ids::Ids;
 use crate::params::IvfPqParams;
-use crate::quantiser::{QuantiserParams, sample_rows, scaled, train_quantiser};
+use crate::quantiser::{QuantiserParams, chosen_rows, sample_rows, train_quantiser};
 use crate::record::VectorRecord;
 use crate::resources::Stopwatch;
 
@@ -39,10 +39,10 @@ pub(crate) fn build_and_write<B: Backend>(
     watch: &mut Stopwatch<'_>,
     progress: &dyn Progress,
 ) -> Result<usize, BuilderError> {
-    watch.stage("train", 0);
+    let balanced = BalancedParams { nlist: params.nlist, iterations: ITERATIONS, seed: params.seed };
+    watch.stage("train", balanced.steps());
     let chosen = sample_rows(rows.len(), params.nlist.saturating_mul(TRAINING_ROWS_PER_LIST), params.seed);
     let training = Arc::new(rows.view().select(&chosen));
-    let balanced = BalancedParams { nlist: params.nlist, iterations: ITERATIONS, seed: params.seed };
     let centroids = kmeans::balanced(backend, &training, metric, balanced, progress)?;
     drop(training);
 
@@ -50,60 +50,68 @@ pub(crate) fn build_and_write<B: Backend>(
     let resident = backend.upload(Arc::clone(rows), metric)?;
     let assigned = backend.kmeans_step(&resident, centroids.view())?;
 
-    watch.stage("encode", 0);
-    let sample = sample_rows(rows.len(), RESIDUAL_ROWS, params.seed + 1);
-    let mut residuals = scaled(rows, &sample, metric);
+    watch.stage("train codes", 0);
+    let sample = sample_rows(rows.len(), RESIDUAL_ROWS, params.seed.wrapping_add(1));
+    let mut residuals = chosen_rows(rows, &sample, metric);
     for (mut residual, &row) in residuals.outer_iter_mut().zip(&sample) {
         residual -= &centroids.row(assigned.assignments[row] as usize);
     }
     let quantiser = QuantiserParams { m: params.m, bits: params.bits, opq: params.opq, seed: params.seed };
     let pq = train_quantiser(backend, residuals.view(), quantiser)?;
+    watch.stage("encode", 0);
     let codes = backend.pq_encode(&resident, Some((centroids.view(), &assigned.assignments)), &pq)?;
+    let lists = lay_out(&assigned.counts, pq.code_bytes());
+    let order = grouped(&assigned.assignments, &assigned.counts);
+    let members = |list: &ListEntry| &order[list.first as usize..(list.first + list.count) as usize];
     let biases = match metric {
-        Metric::L2 | Metric::Cosine => biases(&pq, &centroids, &assigned.assignments, &codes),
+        Metric::L2 | Metric::Cosine => biases(&pq, &centroids, &lists, members, &codes),
         Metric::InnerProduct => vec![0.0; rows.len()],
     };
 
     watch.stage("write", rows.len() as u64);
-    let lists = lay_out(&assigned.counts, pq.code_bytes());
-    let order = grouped(&assigned.assignments, &assigned.counts);
     writer.section(Section::Codec, |sink| sink.write(&encode_codec(&pq, &centroids)))?;
     writer.section(Section::Lists, |sink| {
         sink.write(&encode_directory(&lists))?;
         for list in &lists {
             sink.pad_to_page()?;
-            let members = &order[list.first as usize..(list.first + list.count) as usize];
-            members.iter().try_for_each(|&row| sink.write(&biases[row as usize].to_le_bytes()))?;
-            members.iter().try_for_each(|&row| sink.write(&codes.row(row as usize).to_vec()))?;
+            let first = list.first as usize;
+            sink.write(bytemuck::cast_slice(&biases[first..first + list.count as usize]))?;
+            members(list).iter().try_for_each(|&row| sink.write(code_of(&codes, row)))?;
         }
         Ok(())
     })?;
     let record = VectorRecord { dtype: rows.dtype(), dim: rows.dim(), metric };
-    match rows.view() {
-        RowsView::F32(v) => write_vectors(v, record, &order, writer, progress),
-        RowsView::F16(v) => write_vectors(v, record, &order, writer, progress),
-        RowsView::U8(v) => write_vectors(v, record, &order, writer, progress),
-        RowsView::I8(v) => write_vectors(v, record, &order, writer, progress),
-    }?;
+    dispatch_rows!(rows.view(), v => write_vectors(v, record, &order, writer, progress))?;
     Ids::write(&order, writer)?;
     Ok(centroids.nrows())
 }
 
-/// |r|^2 + 2 c.r of each row's decoded residual r around its centroid c (see `layout`).
-fn biases(pq: &ProductQuantizer, centroids: &Array2<f32>, assignments: &[u32], codes: &Array2<u8>) -> Vec<f32> {
-    // Codes describe rotated residuals, so centroids are rotated once too; dot products do not change.
-    let rotated = match pq.rotation() {
-        Some(rotation) => centroids.dot(&rotation.t()),
-        None => centroids.clone(),
+/// A row's packed code.
+fn code_of(codes: &Array2<u8>, row: u32) -> &[u8] {
+    let width = codes.ncols();
+    &codes.as_slice().expect("codes are contiguous by construction")[row as usize * width..][..width]
+}
+
+/// |r|^2 + 2 c.r of the decoded residual r at each position, around its list's centroid c (see `layout`).
+fn biases<'a>(
+    pq: &ProductQuantizer,
+    centroids: &Array2<f32>,
+    lists: &[ListEntry],
+    members: impl Fn(&ListEntry) -> &'a [u32] + Sync,
+    codes: &Array2<u8>,
+) -> Vec<f32> {
+    let squares = pq.l2_table(&vec![0.0; pq.dim()]);
+    // One table at a time a thread: all of them together would not fit for many lists.
+    let of_list = |(list, entry): (usize, &ListEntry)| -> Vec<f32> {
+        // Codes describe rotated residuals, so the centroid is rotated too; dot products do not change.
+        let table = pq.dot_table(&pq.rotate(&centroids.row(list).to_vec()));
+        let bias = |&row: &u32| {
+            let code = code_of(codes, row);
+            pq.score(&squares, code) - 2.0 * pq.score(&table, code)
+        };
+        members(entry).iter().map(bias).collect()
     };
-    let squares: Vec<f32> = pq.l2_table(&vec![0.0; pq.dim()]);
-    let table = |list: usize| pq.dot_table(&rotated.row(list).to_vec());
-    let tables: Vec<Vec<f32>> = (0..rotated.nrows()).into_par_iter().map(table).collect();
-    let bias = |row: usize| {
-        let code = codes.row(row).to_vec();
-        pq.score(&squares, &code) - 2.0 * pq.score(&tables[assignments[row] as usize], &code)
-    };
-    (0..codes.nrows()).into_par_iter().map(bias).collect()
+    lists.par_iter().enumerate().flat_map_iter(of_list).collect()
 }
 
 /// Rows grouped by list, ascending within each.

@@ -100,14 +100,15 @@ impl IvfIndex {
         let mut nearest = TopK::new(k);
         for candidate in candidates {
             let distance = dispatch_scorer!(&scorer, typed => typed.distance(self.vector(candidate.id, cache)?));
-            nearest.push(Scored { distance, id: candidate.id });
+            // Rows of an index number less than 2^32; ties go to the lower one.
+            nearest.push(Scored { distance, id: self.ids.get(candidate.id) as u32 });
             stats.distances += 1;
         }
         let nearest = nearest.drain_sorted();
         stats.pages = cache.pages_read();
         stats.bytes = stats.pages * PAGE as u64;
         Ok(Hits {
-            ids: nearest.iter().map(|hit| self.ids.get(hit.id)).collect(),
+            ids: nearest.iter().map(|hit| u64::from(hit.id)).collect(),
             distances: nearest.iter().map(|hit| self.record.metric.reported(hit.distance)).collect(),
             stats,
         })

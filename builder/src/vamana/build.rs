@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kiln_kernels::distance::Kernels;
-use kiln_kernels::{Backend, Metric, Progress, Rows, RowsView, dispatch_rows};
+use kiln_kernels::{Backend, Metric, Progress, Rows, dispatch_rows};
 use ndarray::ArrayView2;
 
 use super::layout::NodeLayout;
@@ -33,7 +33,7 @@ pub(crate) fn build_and_write<B: Backend>(
         GraphMethod::Insert => dispatch_rows!(rows.view(), v => insert::build_graph(v, metric, params, progress)),
     };
 
-    watch.stage("train", 0);
+    watch.stage("train codes", 0);
     let quantiser = QuantiserParams { m: params.m, bits: params.bits, opq: params.opq, seed: params.seed };
     let sample = crate::quantiser::sample(rows, metric, params.seed);
     let pq = train_quantiser(backend, sample.view(), quantiser)?;
@@ -46,20 +46,17 @@ pub(crate) fn build_and_write<B: Backend>(
     let record = VectorRecord { dtype: rows.dtype(), dim: rows.dim(), metric };
     let layout = NodeLayout { record, max_degree: params.max_degree };
     let order = order::page_order(&graph, layout.nodes_per_page());
+    assert_eq!(order.len(), rows.len(), "after the repair every row is reachable");
     let mut position_of = vec![0u32; order.len()];
     for (position, &row) in order.iter().enumerate() {
         position_of[row as usize] = position as u32;
     }
     writer.section(Section::Codec, |sink| sink.write(&pq.to_bytes()))?;
     writer.section(Section::Codes, |sink| {
-        order.iter().try_for_each(|&row| sink.write(&codes.row(row as usize).to_vec()))
+        let (width, codes) = (codes.ncols(), codes.as_slice().expect("codes are contiguous by construction"));
+        order.iter().try_for_each(|&row| sink.write(&codes[row as usize * width..][..width]))
     })?;
-    match rows.view() {
-        RowsView::F32(v) => write_nodes(v, &graph, layout, &order, &position_of, writer, progress),
-        RowsView::F16(v) => write_nodes(v, &graph, layout, &order, &position_of, writer, progress),
-        RowsView::U8(v) => write_nodes(v, &graph, layout, &order, &position_of, writer, progress),
-        RowsView::I8(v) => write_nodes(v, &graph, layout, &order, &position_of, writer, progress),
-    }?;
+    dispatch_rows!(rows.view(), v => write_nodes(v, &graph, layout, &order, &position_of, writer, progress))?;
     Ids::write(&order, writer)?;
     Ok(position_of[graph.entry as usize])
 }

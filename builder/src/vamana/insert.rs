@@ -71,9 +71,9 @@ impl<T: Kernels> GraphView for BuildView<'_, '_, T> {
     type Error = Infallible;
 
     #[inline(always)]
-    fn expand(&mut self, node: u32, neighbors: &mut Vec<u32>) -> Result<f32, Infallible> {
+    fn expand(&mut self, node: u32, found: f32, neighbors: &mut Vec<u32>) -> Result<f32, Infallible> {
         neighbors.extend_from_slice(self.graph.neighbors(node));
-        Ok(self.space.distance(self.query, node))
+        Ok(found)
     }
 
     #[inline(always)]
@@ -110,7 +110,7 @@ pub(crate) fn build_graph<T: Kernels>(
     let aux = GraphAux::new(rows, metric);
     let space = Space::new(rows, &aux, params);
     let n = space.rows.nrows();
-    let entry = medoid(space.rows, metric);
+    let entry = medoid(space.rows, &aux, metric);
     let capacity = (params.max_degree as f32 * SLACK).ceil() as usize;
     let mut graph = Graph::new(n, capacity, entry);
 
@@ -201,8 +201,7 @@ pub(super) fn prune<T: Kernels>(space: &Space<'_, T>, point: u32, candidates: &m
 }
 
 /// The row nearest to the mean of all rows (under cosine, of all rows at unit length).
-fn medoid<T: Kernels>(rows: ArrayView2<'_, T>, metric: Metric) -> u32 {
-    let aux = GraphAux::new(rows, metric);
+fn medoid<T: Kernels>(rows: ArrayView2<'_, T>, aux: &GraphAux, metric: Metric) -> u32 {
     let inverse = |i: usize| aux.inverse_norms().get(i).copied().unwrap_or(1.0);
     let mut sum = Array1::<f64>::zeros(rows.ncols());
     for (i, row) in rows.outer_iter().enumerate() {

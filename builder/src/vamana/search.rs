@@ -4,11 +4,11 @@
 //! parameters both residencies visit the same nodes and answer alike, id for id.
 
 use std::convert::Infallible;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use kiln_kernels::distance::Kernels;
 use kiln_kernels::pq::ProductQuantizer;
-use kiln_kernels::{Metric, RowsView};
+use kiln_kernels::{Metric, RowsView, Scored};
 
 use super::layout::NodeLayout;
 use super::walk::{GraphView, WalkScratch, greedy_search};
@@ -32,6 +32,8 @@ pub(crate) struct VamanaIndex {
     nodes: Nodes,
     /// Read when a search first navigates by codes.
     codes: OnceLock<Codes>,
+    /// Held while they are read, so that they are read once.
+    reading_codes: Mutex<()>,
 }
 
 enum Nodes {
@@ -76,7 +78,7 @@ impl VamanaIndex {
             }
         };
         let ids = Ids::read(&file, meta.n)?;
-        Ok(Self { layout, n, entry, ids, nodes, codes: OnceLock::new(), file })
+        Ok(Self { layout, n, entry, ids, nodes, codes: OnceLock::new(), reading_codes: Mutex::new(()), file })
     }
 
     /// Bytes held in memory.
@@ -122,8 +124,9 @@ impl VamanaIndex {
         stats.hops = expanded.len() as u64;
         stats.pages = scratch.cache.pages_read();
         stats.bytes = stats.pages * crate::file::PAGE as u64;
-        // Ties go to the lower position, in either residency.
-        expanded.sort_unstable();
+        // Ties go to the lower row of the data set.
+        let row = |hit: &Scored| self.ids.get(hit.id);
+        expanded.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then_with(|| row(a).cmp(&row(b))));
         let nearest = &expanded[..k.min(expanded.len())];
         Ok(Hits {
             ids: nearest.iter().map(|hit| self.ids.get(hit.id)).collect(),
@@ -167,6 +170,10 @@ impl VamanaIndex {
         if let Some(codes) = self.codes.get() {
             return Ok(codes);
         }
+        let _reading = self.reading_codes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(codes) = self.codes.get() {
+            return Ok(codes);
+        }
         let damaged = |problem: String| BuilderError::damaged(self.file.path(), problem);
         let pq = ProductQuantizer::from_bytes(self.file.section(Section::Codec)?.as_slice()).map_err(damaged)?;
         let codes = self.file.section(Section::Codes)?;
@@ -194,7 +201,7 @@ impl VamanaIndex {
 }
 
 /// Runs the walk on `view`, or on codes where there are some.
-fn drive<V: GraphView + CountsDistances>(
+fn drive<V: ExactView>(
     mut view: V,
     codes: Option<&(&Codes, Vec<f32>)>,
     entry: u32,
@@ -228,9 +235,13 @@ fn check_neighbors(nodes: &AlignedBytes, layout: NodeLayout, n: u32) -> Result<(
     Ok(())
 }
 
-/// Views count the distances that they compute.
-trait CountsDistances {
+/// What the search needs of a view of vectors beside the walk's demands.
+trait ExactView: GraphView {
+    /// Distances computed so far.
     fn distances(&self) -> u64;
+
+    /// The exact distance of a node.
+    fn exact(&mut self, node: u32) -> Result<f32, Self::Error>;
 }
 
 /// All nodes in memory.
@@ -249,9 +260,15 @@ impl<A, T> MemoryView<'_, A, T> {
     }
 }
 
-impl<A, T> CountsDistances for MemoryView<'_, A, T> {
+impl<A: Kernels, T: Kernels> ExactView for MemoryView<'_, A, T> {
     fn distances(&self) -> u64 {
         self.distances
+    }
+
+    #[inline(always)]
+    fn exact(&mut self, node: u32) -> Result<f32, Infallible> {
+        self.distances += 1;
+        Ok(self.scorer.distance(self.layout.vector(self.node(node))))
     }
 }
 
@@ -259,10 +276,9 @@ impl<A: Kernels, T: Kernels> GraphView for MemoryView<'_, A, T> {
     type Error = Infallible;
 
     #[inline(always)]
-    fn expand(&mut self, node: u32, neighbors: &mut Vec<u32>) -> Result<f32, Infallible> {
-        self.distances += 1;
+    fn expand(&mut self, node: u32, found: f32, neighbors: &mut Vec<u32>) -> Result<f32, Infallible> {
         self.layout.neighbors(self.node(node), neighbors);
-        Ok(self.scorer.distance(self.layout.vector(self.node(node))))
+        Ok(found)
     }
 
     #[inline(always)]
@@ -293,17 +309,22 @@ impl<A, T> DriveView<'_, A, T> {
     }
 }
 
-impl<A, T> CountsDistances for DriveView<'_, A, T> {
+impl<A: Kernels, T: Kernels> ExactView for DriveView<'_, A, T> {
     fn distances(&self) -> u64 {
         self.distances
+    }
+
+    fn exact(&mut self, node: u32) -> Result<f32, BuilderError> {
+        self.distances += 1;
+        let offset = self.offset(node);
+        Ok(self.scorer.distance(self.cache.bytes(self.file, offset, self.layout.record.bytes())?))
     }
 }
 
 impl<A: Kernels, T: Kernels> GraphView for DriveView<'_, A, T> {
     type Error = BuilderError;
 
-    fn expand(&mut self, node: u32, neighbors: &mut Vec<u32>) -> Result<f32, BuilderError> {
-        self.distances += 1;
+    fn expand(&mut self, node: u32, found: f32, neighbors: &mut Vec<u32>) -> Result<f32, BuilderError> {
         let offset = self.offset(node);
         let bytes = self.cache.bytes(self.file, offset, self.layout.node_bytes())?;
         self.layout.neighbors(bytes, neighbors);
@@ -311,15 +332,12 @@ impl<A: Kernels, T: Kernels> GraphView for DriveView<'_, A, T> {
             let problem = format!("node {node} names neighbour {wrong} of {} nodes", self.index.n);
             return Err(BuilderError::damaged(self.index.file.path(), problem));
         }
-        Ok(self.scorer.distance(self.layout.vector(bytes)))
+        Ok(found)
     }
 
     fn score(&mut self, nodes: &[u32], scores: &mut Vec<f32>) -> Result<(), BuilderError> {
-        self.distances += nodes.len() as u64;
         for &node in nodes {
-            let offset = self.offset(node);
-            let vector = self.cache.bytes(self.file, offset, self.layout.record.bytes())?;
-            scores.push(self.scorer.distance(vector));
+            scores.push(self.exact(node)?);
         }
         Ok(())
     }
@@ -333,11 +351,12 @@ struct CodesView<'a, V> {
     distances: u64,
 }
 
-impl<V: GraphView> GraphView for CodesView<'_, V> {
+impl<V: ExactView> GraphView for CodesView<'_, V> {
     type Error = V::Error;
 
-    fn expand(&mut self, node: u32, neighbors: &mut Vec<u32>) -> Result<f32, V::Error> {
-        self.inner.expand(node, neighbors)
+    fn expand(&mut self, node: u32, found: f32, neighbors: &mut Vec<u32>) -> Result<f32, V::Error> {
+        self.inner.expand(node, found, neighbors)?;
+        self.inner.exact(node)
     }
 
     fn score(&mut self, nodes: &[u32], scores: &mut Vec<f32>) -> Result<(), V::Error> {

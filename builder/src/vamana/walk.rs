@@ -11,8 +11,9 @@ pub(crate) trait GraphView {
     /// What can go wrong; `Infallible` in memory.
     type Error;
 
-    /// Appends the neighbours of `node` to `neighbors` and returns the node's exact distance.
-    fn expand(&mut self, node: u32, neighbors: &mut Vec<u32>) -> Result<f32, Self::Error>;
+    /// Appends the neighbours of `node` to `neighbors` and returns the node's exact distance; `found` is its
+    /// navigation distance.
+    fn expand(&mut self, node: u32, found: f32, neighbors: &mut Vec<u32>) -> Result<f32, Self::Error>;
 
     /// Appends to `scores` the navigation distance of each of `nodes`, in order.
     fn score(&mut self, nodes: &[u32], scores: &mut Vec<f32>) -> Result<(), Self::Error>;
@@ -71,9 +72,9 @@ pub(crate) fn greedy_search<G: GraphView>(
         }
         let Some(candidate) = pool.get_mut(next) else { return Ok(()) };
         candidate.checked = true;
-        let id = candidate.scored.id;
+        let Scored { distance: found, id } = candidate.scored;
         neighbors.clear();
-        let distance = graph.expand(id, neighbors)?;
+        let distance = graph.expand(id, found, neighbors)?;
         expanded.push(Scored { distance, id });
         neighbors.retain(|&n| visited.insert(n));
     }
@@ -150,9 +151,9 @@ mod tests {
     impl GraphView for Line {
         type Error = std::convert::Infallible;
 
-        fn expand(&mut self, node: u32, neighbors: &mut Vec<u32>) -> Result<f32, Self::Error> {
+        fn expand(&mut self, node: u32, found: f32, neighbors: &mut Vec<u32>) -> Result<f32, Self::Error> {
             neighbors.extend(node.checked_sub(1).into_iter().chain((node + 1 < self.n).then_some(node + 1)));
-            Ok((node as f32 - self.query).abs())
+            Ok(found)
         }
 
         fn score(&mut self, nodes: &[u32], scores: &mut Vec<f32>) -> Result<(), Self::Error> {

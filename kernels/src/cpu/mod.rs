@@ -1,8 +1,8 @@
 //! The CPU backend: the reference that other backends are held against, and the fallback.
 //!
-//! Dense products run through `gemm` on tiles widened to f32; they only select. Every distance that is
-//! returned comes from the exact row kernels of [`crate::distance`], so that results depend neither on
-//! tiling nor on threads, only on the instruction set.
+//! Dense products run through `gemm` on tiles widened to f32. In exact search they only select: every distance that
+//! `nearest` and `gather_distances` return comes from the row kernels of [`crate::distance`], and depends neither on
+//! tiling nor on threads. k-means and encoding take the products at their word.
 
 mod nearest;
 mod prune;
@@ -14,12 +14,12 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
-use crate::backend::{Backend, BackendError, KMeansStep, Lists, PruneParams};
+use crate::backend::{Backend, BackendError, KMeansStep, Lists, MAX_DIM, PruneParams};
 use crate::distance::{GraphAux, Isa, QueryGeometry, inverse_norm};
 use crate::element::Element;
 use crate::metric::Metric;
 use crate::pq::ProductQuantizer;
-use crate::rows::{Rows, RowsView};
+use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
 use crate::{dispatch_rows, distance::Kernels};
 
@@ -89,6 +89,13 @@ impl Backend for CpuBackend {
     fn upload(&self, rows: Arc<Rows>, metric: Metric) -> Result<CpuRows, BackendError> {
         if rows.len() >= u32::MAX as usize {
             return Err(BackendError::TooManyRows { rows: rows.len() });
+        }
+        if rows.dim() > MAX_DIM {
+            return Err(BackendError::Shape {
+                operation: "upload",
+                expected: format!("at most {MAX_DIM} coordinates a row"),
+                got: rows.dim().to_string(),
+            });
         }
         let aux = dispatch_rows!(rows.view(), v => GraphAux::new(v, metric));
         Ok(CpuRows { rows, metric, aux })
@@ -229,12 +236,7 @@ fn with_pair<P: PairTask>(queries: &CpuRows, base: &CpuRows, isa: Isa, task: &mu
             }
         }
     }
-    match base.rows.view() {
-        RowsView::F32(v) => typed(queries, v, base.metric, isa, task),
-        RowsView::F16(v) => typed(queries, v, base.metric, isa, task),
-        RowsView::U8(v) => typed(queries, v, base.metric, isa, task),
-        RowsView::I8(v) => typed(queries, v, base.metric, isa, task),
-    }
+    dispatch_rows!(base.rows.view(), v => typed(queries, v, base.metric, isa, task))
 }
 
 struct NearestTask<'a> {

@@ -60,15 +60,16 @@ pub(super) fn nearest<A: Element, T: Kernels>(
         .collect()
 }
 
-/// Offers to `top` the exact score of every row of a tile whose lower bound does not exceed the bound.
+/// Offers to `top` the exact score of every row of a tile whose lower bound does not exceed the bound. Where products
+/// overflow the bound is NaN and excludes nothing.
 fn scan(dots: &[f32], norms: &[f32], lower: LowerBound, top: &mut TopK, exact: impl Fn(usize) -> Scored) {
     const LANES: usize = 16;
     for (chunk, (dots, norms)) in dots.chunks(LANES).zip(norms.chunks(LANES)).enumerate() {
         let bound = top.bound();
-        let possible = dots.iter().zip(norms).fold(false, |any, (&dot, &norm)| any | (lower.of(dot, norm) <= bound));
+        let possible = dots.iter().zip(norms).fold(false, |any, (&dot, &norm)| any | !lower.exceeds(bound, dot, norm));
         if possible {
             for (lane, (&dot, &norm)) in dots.iter().zip(norms).enumerate() {
-                if lower.of(dot, norm) <= top.bound() {
+                if !lower.exceeds(top.bound(), dot, norm) {
                     top.push(exact(chunk * LANES + lane));
                 }
             }
@@ -91,6 +92,12 @@ struct LowerBound {
 impl LowerBound {
     fn new(metric: Metric, query_norm: f32, dim: usize) -> Self {
         Self { metric, query_norm, slack: 4.0 * (dim as f32 + 8.0) * (f32::EPSILON / 2.0) }
+    }
+
+    /// Whether the row is surely farther than `bound`; never where the bound cannot be computed.
+    #[inline(always)]
+    fn exceeds(&self, bound: f32, dot: f32, norm: f32) -> bool {
+        self.of(dot, norm) > bound
     }
 
     #[inline(always)]

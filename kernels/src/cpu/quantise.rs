@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{CpuRows, row, tiles};
 use crate::backend::KMeansStep;
 use crate::dispatch_rows;
-use crate::distance::Isa;
+use crate::distance::{Isa, Level};
 use crate::element::Element;
 use crate::pq::{CodeBits, ProductQuantizer};
 
@@ -154,17 +154,17 @@ struct Search {
 
 impl Search {
     fn new(isa: Isa) -> Self {
-        match isa.name() {
+        match isa.0 {
             #[cfg(target_arch = "x86_64")]
-            "avx512" => Self {
-                // SAFETY: an `Isa` of this name exists only where its features were probed.
+            Level::Avx512 => Self {
+                // SAFETY: an `Isa` of this level exists only where its features were probed.
                 nearest: |x, centroids, scores| unsafe { nearest_avx512(x, centroids, scores) },
                 // SAFETY: as above.
                 argmin: |dots, squares| unsafe { argmin_avx512(dots, squares) },
             },
             #[cfg(target_arch = "x86_64")]
-            "avx2" => Self {
-                // SAFETY: an `Isa` of this name exists only where its features were probed.
+            Level::Avx2 => Self {
+                // SAFETY: an `Isa` of this level exists only where its features were probed.
                 nearest: |x, centroids, scores| unsafe { nearest_avx2(x, centroids, scores) },
                 // SAFETY: as above.
                 argmin: |dots, squares| unsafe { argmin_avx2(dots, squares) },

@@ -1,8 +1,8 @@
 //! AVX-512 kernels (F, BW, VL, VNNI). Twin: `scalar`.
 //!
 //! Floats of any width are widened to sixteen f32 lanes; bytes are widened to sixteen bits and squared
-//! or multiplied in pairs by `vpdpwssd`, which is exact: a 32-bit lane receives at most 4,096 / 32 pairs
-//! of 2 * 255^2. Tails are loaded under a mask, so no element past the end is touched.
+//! or multiplied in pairs by `vpdpwssd`, which is exact: with at most [`MAX_DIM`](crate::MAX_DIM)
+//! coordinates the whole sum stays below 2^31. Tails are loaded under a mask, so no element past the end is touched.
 
 use std::arch::x86_64::*;
 

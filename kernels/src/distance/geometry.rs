@@ -5,17 +5,32 @@
 //! squared L2 after lifting every row to one more coordinate, sqrt(M^2 - |x|^2) with M the largest norm,
 //! which turns maximum inner product into nearest neighbour (Bachrach et al., RecSys 2014).
 
-use ndarray::ArrayView2;
+use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::{Isa, Kernels, RowKernel};
 use crate::element::Element;
 use crate::metric::Metric;
+use crate::rows::RowsView;
 
 /// 1 / |row|, or 0 for a zero row, which puts it at cosine distance 1 from everything. Summed in f64.
 pub fn inverse_norm<T: Element>(row: &[T]) -> f32 {
     let norm = squared_norm(row).sqrt();
-    if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
+    let inverse = (1.0 / norm) as f32;
+    // A norm too small to invert in f32 has no usable direction either.
+    if norm > 0.0 && inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// Rows as quantisers see them: f32, and under cosine at unit length (a zero row stays zero).
+pub fn quantiser_rows(rows: &RowsView<'_>, metric: Metric) -> Array2<f32> {
+    let mut seen = rows.to_f32();
+    if metric == Metric::Cosine {
+        for mut row in seen.outer_iter_mut() {
+            let inverse = inverse_norm(&row.to_vec());
+            row.mapv_inplace(|x| x * inverse);
+        }
+    }
+    seen
 }
 
 fn squared_norm<T: Element>(row: &[T]) -> f64 {
@@ -62,8 +77,6 @@ pub struct GraphAux {
     metric: Metric,
     /// Per row: inverse norm (cosine), lifted coordinate (inner product), empty (L2).
     per_row: Vec<f32>,
-    /// Largest squared norm (inner product).
-    max_squared_norm: f32,
 }
 
 impl GraphAux {
@@ -72,16 +85,16 @@ impl GraphAux {
         let row = |i: usize| rows.row(i).to_slice().expect("rows are contiguous by construction");
         let rows_in_parallel = || (0..rows.nrows()).into_par_iter();
         match metric {
-            Metric::L2 => Self { metric, per_row: Vec::new(), max_squared_norm: 0.0 },
+            Metric::L2 => Self { metric, per_row: Vec::new() },
             Metric::Cosine => {
                 let per_row = rows_in_parallel().map(|i| inverse_norm(row(i))).collect();
-                Self { metric, per_row, max_squared_norm: 0.0 }
+                Self { metric, per_row }
             }
             Metric::InnerProduct => {
                 let squared: Vec<f64> = rows_in_parallel().map(|i| squared_norm(row(i))).collect();
                 let max = squared.iter().copied().fold(0.0, f64::max);
                 let per_row = squared.iter().map(|s| (max - s).max(0.0).sqrt() as f32).collect();
-                Self { metric, per_row, max_squared_norm: max as f32 }
+                Self { metric, per_row }
             }
         }
     }
@@ -116,10 +129,9 @@ impl<'a, T: Kernels> GraphGeometry<'a, T> {
     pub fn distance(&self, a: &[T], aux_a: f32, b: &[T], aux_b: f32) -> f32 {
         match self.aux.metric {
             Metric::L2 => (self.kernel.l2_squared)(a, b),
-            Metric::Cosine => (1.0 - (self.kernel.dot)(a, b) * aux_a * aux_b).max(0.0),
-            Metric::InnerProduct => {
-                (2.0 * (self.aux.max_squared_norm - (self.kernel.dot)(a, b) - aux_a * aux_b)).max(0.0)
-            }
+            Metric::Cosine => (1.0 - (self.kernel.dot)(a, b) * (aux_a * aux_b)).max(0.0),
+            // The difference of the lifted coordinates; expanding the square would cancel.
+            Metric::InnerProduct => (self.kernel.l2_squared)(a, b) + (aux_a - aux_b) * (aux_a - aux_b),
         }
     }
 }

@@ -16,16 +16,17 @@ use std::sync::OnceLock;
 
 use half::f16;
 
-pub use geometry::{GraphAux, GraphGeometry, QueryGeometry, inverse_norm};
+pub use geometry::{GraphAux, GraphGeometry, QueryGeometry, inverse_norm, quantiser_rows};
 
 use crate::element::Element;
 
 /// An instruction set that this process may use. Holding a value other than [`Isa::SCALAR`] proves support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Isa(Level);
+pub struct Isa(pub(crate) Level);
 
+/// The sets themselves, least first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Level {
+pub(crate) enum Level {
     Scalar,
     Avx2,
     Avx512,
@@ -35,8 +36,8 @@ impl Isa {
     /// Portable code.
     pub const SCALAR: Isa = Isa(Level::Scalar);
 
-    /// The best instruction set of this machine, probed once. `KILN_ISA=scalar|avx2|avx512` lowers it,
-    /// so that results can be reproduced on a lesser machine.
+    /// The best instruction set of this machine, probed once. `KILN_ISA=scalar|avx2|avx512` lowers that of the row
+    /// kernels, for tests and comparisons (dense products choose their own).
     pub fn best() -> Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
@@ -146,6 +147,7 @@ kernels!(i8, integer, bytes);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::MAX_DIM;
     use proptest::prelude::*;
 
     /// Relative to the sum of absolute products, as the rounding of a sum is.
@@ -188,13 +190,13 @@ mod tests {
 
     #[test]
     fn integers_are_exact_at_the_largest_dimension() {
-        let (a, b) = (vec![255u8; 4096], vec![0u8; 4096]);
-        let (lo, hi) = (vec![-128i8; 4096], vec![127i8; 4096]);
+        let (a, b) = (vec![255u8; MAX_DIM], vec![0u8; MAX_DIM]);
+        let (lo, hi) = (vec![-128i8; MAX_DIM], vec![127i8; MAX_DIM]);
         for isa in Isa::supported() {
-            assert_eq!((u8::same(isa).l2_squared)(&a, &b), 4096.0 * 65025.0);
-            assert_eq!((u8::same(isa).dot)(&a, &a), 4096.0 * 65025.0);
-            assert_eq!((i8::same(isa).l2_squared)(&lo, &hi), 4096.0 * 65025.0);
-            assert_eq!((i8::same(isa).dot)(&lo, &lo), 4096.0 * 16384.0);
+            assert_eq!((u8::same(isa).l2_squared)(&a, &b), MAX_DIM as f32 * 65025.0);
+            assert_eq!((u8::same(isa).dot)(&a, &a), MAX_DIM as f32 * 65025.0);
+            assert_eq!((i8::same(isa).l2_squared)(&lo, &hi), MAX_DIM as f32 * 65025.0);
+            assert_eq!((i8::same(isa).dot)(&lo, &lo), MAX_DIM as f32 * 16384.0);
         }
     }
 }
