@@ -3,6 +3,8 @@
 //! In: an open index, queries, parameters and perhaps truth. Out: the answers, and the same records as a
 //! benchmark keeps, so that the same figures are derived from them.
 
+use std::time::Instant;
+
 use kiln_builder::{SearchParams, Searcher};
 use kiln_datasets::RowSource;
 use kiln_kernels::RowsView;
@@ -14,6 +16,9 @@ use crate::interleave::{Task, measure_interleaved};
 use crate::judge::{Judgement, judge};
 use crate::measure::{Driver, Repeats};
 use crate::record::{BuildRecord, Mode, SettingRecord};
+
+/// Seconds that measured passes may take in all before they are made fewer.
+const PATIENCE_SECONDS: f64 = 10.0;
 
 /// What to search and measure.
 #[derive(Clone)]
@@ -41,13 +46,17 @@ pub struct SingleMeasurement {
     pub build: BuildRecord,
 }
 
-/// Answers all queries once, judges them where truth is known, then measures a few passes over them.
+/// Answers all queries once, judges them where truth is known, then measures up to three passes over them.
 ///
 /// # Errors
 /// A search that fails, or answers that cannot be judged by this truth.
 pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, EvalError> {
     let SingleSearch { searcher, queries, params, threads, truth } = request;
+    let began = Instant::now();
     let answers = answer_all(searcher, queries, params)?;
+    // A pass that takes long is not repeated: its own length makes it steady, and someone is waiting.
+    let passes = (PATIENCE_SECONDS / began.elapsed().as_secs_f64().max(1e-3)) as usize;
+    let repeats = Repeats { min_runs: passes.clamp(1, Repeats::QUICK.min_runs), ..Repeats::QUICK };
     let judgement = match truth {
         Some((truth, base)) => {
             let judgement = judge(*base, queries, *truth, searcher.metric(), params.k, answers.ids.view())?;
@@ -77,7 +86,7 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         answers: judged(&answers.stats, judgement),
         failure: None,
     };
-    measure_interleaved(&Driver::new(rows.len()), &Repeats::QUICK, &[task], 1, |_, measured| {
+    measure_interleaved(&Driver::new(rows.len()), &repeats, &[task], 1, |_, measured| {
         match measured {
             Ok(measured) => (setting.warmup, setting.runs) = (measured.warmup, measured.runs),
             Err(failed) => setting.failure = Some(failed.to_string()),
