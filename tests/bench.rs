@@ -71,23 +71,6 @@ fn without_arguments_the_demo_is_measured_and_reported() {
 #[test]
 fn a_run_tells_all_figures_in_json() {
     let place = Place::new().with_indexes();
-    let search_row = [
-        "index",
-        "path",
-        "params",
-        "k",
-        "threads",
-        "mode",
-        "queries",
-        "recall",
-        "recall_ids",
-        "qps",
-        "latency_us",
-        "pages_per_query",
-        "bytes_per_query",
-        "distances_per_query",
-        "hops_per_query",
-    ];
     let build_row = [
         "index",
         "path",
@@ -115,7 +98,7 @@ fn a_run_tells_all_figures_in_json() {
     // One setting of the one index and two of the other, each as latency and as throughput.
     assert_eq!(rows.len(), 6);
     for row in rows {
-        assert_keys(row, &search_row);
+        assert_keys(row, &SEARCH_KEYS);
         assert!(number(row, "/qps/median") > 0.0 && (0.0..=1.0).contains(&number(row, "/recall")), "{row}");
     }
     assert_eq!((&document["dataset"]["name"], &document["dataset"]["rows"]), (&"set".into(), &500.into()));

@@ -21,23 +21,6 @@ const BUILD_KEYS: [&str; 14] = [
     "peak_rss_bytes",
     "index_bytes",
 ];
-const SEARCH_KEYS: [&str; 15] = [
-    "index",
-    "path",
-    "params",
-    "k",
-    "threads",
-    "mode",
-    "queries",
-    "recall",
-    "recall_ids",
-    "qps",
-    "latency_us",
-    "pages_per_query",
-    "bytes_per_query",
-    "distances_per_query",
-    "hops_per_query",
-];
 
 #[test]
 fn a_build_tells_what_it_built_in_json() {

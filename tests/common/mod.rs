@@ -189,3 +189,22 @@ pub fn fbin(rows: &[Vec<f32>]) -> Vec<u8> {
     let head = [rows.len() as u32, rows[0].len() as u32].into_iter().flat_map(u32::to_le_bytes);
     head.chain(rows.iter().flatten().flat_map(|x| x.to_le_bytes())).collect()
 }
+
+/// What a row of measured figures holds, as promised.
+pub const SEARCH_KEYS: [&str; 15] = [
+    "index",
+    "path",
+    "params",
+    "k",
+    "threads",
+    "mode",
+    "queries",
+    "recall",
+    "recall_ids",
+    "qps",
+    "latency_us",
+    "pages_per_query",
+    "bytes_per_query",
+    "distances_per_query",
+    "hops_per_query",
+];
