@@ -26,14 +26,16 @@ pub enum BuilderError {
         remedy: &'static str,
     },
     /// A file of another version of the format.
-    #[error("{path}: format version {found}, this Kiln reads version {supported}; rebuild the index or use the Kiln that wrote it", path = path.display())]
+    #[error("{path}: format version {found}, this Kiln reads versions {oldest} to {newest}; rebuild the index or use the Kiln that wrote it", path = path.display())]
     Version {
         /// The file.
         path: PathBuf,
         /// The version in the file.
         found: u32,
-        /// The version understood.
-        supported: u32,
+        /// The oldest version understood.
+        oldest: u32,
+        /// The newest version understood.
+        newest: u32,
     },
     /// A parameter out of range.
     #[error("--{name} {value} is out of range: allowed is {allowed}")]

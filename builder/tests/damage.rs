@@ -221,7 +221,7 @@ fn a_file_that_is_no_index_is_refused() {
 #[test]
 fn another_version_is_refused_with_both_numbers() {
     for built in indexes() {
-        for (version, sealed) in [(2u32, true), (2, false), (0, true), (4_000_000_000, false)] {
+        for (version, sealed) in [(3u32, true), (3, false), (0, true), (4_000_000_000, false)] {
             let mut bytes = built.bytes();
             bytes[8..12].copy_from_slice(&version.to_le_bytes());
             if sealed {
@@ -230,7 +230,7 @@ fn another_version_is_refused_with_both_numbers() {
             let path = built.folder.path().join("other-version.kiln");
             std::fs::write(&path, &bytes).expect("written");
             let message = refused(&path);
-            let both = format!("format version {version}, this Kiln reads version 1");
+            let both = format!("format version {version}, this Kiln reads versions 1 to 2");
             assert!(message.contains(&both) && message.contains("rebuild"), "{message}");
         }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::reader::IndexFile;
-use super::{PAGE, Section, VERSION};
+use super::{PAGE, Section};
 use crate::error::BuilderError;
 use crate::meta::Meta;
 
@@ -46,7 +46,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, BuilderError> {
         checksum: format!("{:016x}", e.checksum),
     });
     Ok(Inspection {
-        version: VERSION,
+        version: file.header().version,
         file_bytes: file.header().file_length,
         sections: sections.collect(),
         meta: file.meta()?,

@@ -13,8 +13,11 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Bytes of a page; sections start on page boundaries.
 pub(crate) const PAGE: usize = 4096;
 
-/// The format version that this code writes and reads.
-pub(crate) const VERSION: u32 = 1;
+/// The format version that this code writes.
+pub(crate) const VERSION: u32 = 2;
+
+/// The oldest version that it reads.
+pub(crate) const OLDEST_VERSION: u32 = 1;
 
 pub(crate) const MAGIC: [u8; 8] = *b"KILNIDX\0";
 const ENTRY_BYTES: usize = 32;
@@ -91,6 +94,7 @@ pub(crate) struct SectionEntry {
 /// Page 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
+    pub version: u32,
     pub file_length: u64,
     pub sections: Vec<SectionEntry>,
 }
@@ -108,7 +112,7 @@ impl Header {
         debug_assert!(self.sections.len() <= MAX_SECTIONS);
         let mut page = vec![0u8; PAGE];
         page[0..8].copy_from_slice(&MAGIC);
-        page[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        page[8..12].copy_from_slice(&self.version.to_le_bytes());
         page[12..16].copy_from_slice(&(PAGE as u32).to_le_bytes());
         page[16..24].copy_from_slice(&self.file_length.to_le_bytes());
         page[24..28].copy_from_slice(&(self.sections.len() as u32).to_le_bytes());
@@ -134,7 +138,7 @@ impl Header {
         }
         // The version comes before the checksum: another version may keep its checksum elsewhere.
         let version = u32_at(page, 8);
-        if version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Err(HeaderError::Version(version));
         }
         if xxh3_64(&page[..CHECKSUM_AT]) != u64_at(page, CHECKSUM_AT) {
@@ -167,7 +171,7 @@ impl Header {
             }
             sections.push(entry);
         }
-        Ok(Self { file_length, sections })
+        Ok(Self { version, file_length, sections })
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::pages::AlignedBytes;
-use super::{Header, HeaderError, PAGE, Section, SectionEntry, VERSION};
+use super::{Header, HeaderError, OLDEST_VERSION, PAGE, Section, SectionEntry, VERSION};
 use crate::error::BuilderError;
 use crate::meta::Meta;
 
@@ -33,7 +33,7 @@ impl IndexFile {
                 remedy: "give a file that `kiln build` wrote",
             },
             HeaderError::Version(found) => {
-                BuilderError::Version { path: path.to_path_buf(), found, supported: VERSION }
+                BuilderError::Version { path: path.to_path_buf(), found, oldest: OLDEST_VERSION, newest: VERSION }
             }
             HeaderError::Invalid(problem) => BuilderError::damaged(path, problem),
         })?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Header, PAGE, Section, SectionEntry};
+use super::{Header, PAGE, Section, SectionEntry, VERSION};
 use crate::error::BuilderError;
 
 /// An index file in the making, under the name `FILE.partial` until [`finish`](Self::finish).
@@ -64,7 +64,8 @@ impl IndexWriter {
     ) -> Result<u64, BuilderError> {
         let sums: Vec<u8> = self.sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
         self.section(Section::Sums, |sink| sink.write(&sums))?;
-        let header = Header { file_length: self.position, sections: std::mem::take(&mut self.sections) }.encode();
+        let sections = std::mem::take(&mut self.sections);
+        let header = Header { version: VERSION, file_length: self.position, sections }.encode();
         let length = self.position;
         on_fsync();
         let file = self.open_file();
