@@ -8,12 +8,14 @@ pub mod backend;
 pub mod conformance;
 pub mod cpu;
 pub mod distance;
+pub mod edge_codes;
 pub mod element;
 pub mod kmeans;
 pub mod metric;
 pub mod plain;
 pub mod pq;
 pub mod progress;
+pub mod rotation;
 pub mod rows;
 pub mod topk;
 

@@ -1,0 +1,117 @@
+"""The libraries that are measured, one file each: what the runner asks of them, and how it finds them.
+
+A file defines one class, `Engine`, and is enrolled by being here. It is called as its environment, requirements/LIB.txt,
+is. The library itself is imported inside the methods: the driver reads the rows of all files without having any library.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import pkgutil
+import time
+from typing import NamedTuple
+
+K = 10  # neighbours wanted
+PASSES = 3  # timed passes over the whole query set, after one to warm up
+LATENCY_QUERIES = 1000  # at most, asked one a call
+
+
+class Unavailable(Exception):
+    """This row cannot be had here, for the reason given: a flag or a feature that is not there."""
+
+
+class Job(NamedTuple):
+    """What an engine works on. For angular data sets the rows are at unit length, where L2 ranks as the angle does."""
+
+    dataset: str  # path of the HDF5 file
+    base: object  # (n, dim), mapped from a file, of one of the engine's dtypes
+    queries: object  # (q, dim), of the same dtype
+    metric: str  # of the data set: "euclidean" or "angular"
+    threads: int  # to build with
+    folder: str  # for the engine alone, empty at first
+
+
+class Measurement(NamedTuple):
+    ids: object  # (q, K), of any integer type
+    seconds: list  # of each timed pass over the whole query set, one call on one thread
+    cpu_share: float  # of these seconds that the process had the processor; None where that is not known
+    latency_us: dict  # p50 and p99 of one query a call; None unless asked for
+    mode: str = "batch"  # or "one by one", where the timed passes asked one query a call
+
+
+class Engine:
+    environment = None  # the requirements it is installed from; None: the file's own name
+    distribution = None  # its name on PyPI
+    dtypes = ("float32",)  # the element types that it indexes; the data set's own is preferred, float32 otherwise
+    rows = {}  # name of a row of the table -> parameters
+
+    def __init__(self, params):
+        self.params = dict(params)
+
+    def version(self):
+        return importlib.metadata.version(self.distribution)
+
+    def build(self, job):
+        """Builds the index of `job.base` on `job.threads` threads. Returns figures that the runner cannot see, or None."""
+        raise NotImplementedError
+
+    def index_bytes(self, folder):
+        """The size of the index as the library saves it, into `folder`."""
+        raise NotImplementedError
+
+    def settings(self):
+        """The search settings to measure, each a dictionary, in ascending order of effort."""
+        raise NotImplementedError
+
+    def use(self, setting):
+        """Prepares to search with `setting`, on one thread."""
+        self.setting = setting
+
+    def search(self, queries):
+        """The ids of the K nearest of every query, in one call."""
+        raise NotImplementedError
+
+    def search_one(self, query):
+        """The same of one query, (dim,), for its latency."""
+        return self.search(query[None])
+
+    def measure(self, job, setting, with_latency):
+        """Times one setting. Only an engine that is not called from Python has a way of its own."""
+        self.use(setting)
+        self.search(job.queries)
+        seconds, cpu_seconds = [], 0.0
+        for _ in range(PASSES):
+            cpu_started, started = time.process_time(), time.perf_counter()
+            ids = self.search(job.queries)
+            seconds.append(time.perf_counter() - started)
+            cpu_seconds += time.process_time() - cpu_started
+        latency_us = self.latencies(job.queries[:LATENCY_QUERIES]) if with_latency else None
+        return Measurement(ids, seconds, cpu_seconds / sum(seconds), latency_us)
+
+    def latencies(self, queries):
+        times = []
+        for query in queries:
+            started = time.perf_counter()
+            self.search_one(query)
+            times.append(1e6 * (time.perf_counter() - started))
+        times.sort()
+        return {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}
+
+
+def catalogue():
+    """Row name -> (name of its environment, its class), in order of files."""
+    rows = {}
+    for module in pkgutil.iter_modules(__path__):
+        engine = importlib.import_module(f"{__name__}.{module.name}").Engine
+        for name in engine.rows:
+            if name in rows:
+                raise ValueError(f"two engines have a row {name}")
+            rows[name] = (engine.environment or module.name, engine)
+    return rows
+
+
+def size_of(path):
+    """Bytes of a file, or of all files below a folder."""
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)

@@ -1,0 +1,32 @@
+"""hnswlib: HNSW, by its authors."""
+
+import os
+
+from . import K, Engine as Base, size_of
+
+
+class Engine(Base):
+    distribution = "hnswlib"
+    rows = {"hnswlib": {"m": 16, "ef_construction": 200}}
+
+    def build(self, job):
+        import hnswlib
+
+        rows, dim = job.base.shape
+        self.index = hnswlib.Index("l2", dim)
+        self.index.init_index(rows, M=self.params["m"], ef_construction=self.params["ef_construction"])
+        self.index.add_items(job.base, num_threads=job.threads)
+
+    def index_bytes(self, folder):
+        path = os.path.join(folder, "hnsw")
+        self.index.save_index(path)
+        return size_of(path)
+
+    def settings(self):
+        return [{"ef": ef} for ef in (10, 15, 20, 30, 40, 60, 80, 120, 200, 300)]
+
+    def use(self, setting):
+        self.index.set_ef(setting["ef"])
+
+    def search(self, queries):
+        return self.index.knn_query(queries, K, num_threads=1)[0]

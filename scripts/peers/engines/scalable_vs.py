@@ -1,0 +1,30 @@
+"""Scalable Vector Search: Vamana over float32 rows."""
+
+import os
+
+from . import K, Engine as Base, size_of
+
+
+class Engine(Base):
+    distribution = "scalable-vs"
+    rows = {"svs": {"graph_max_degree": 64, "window_size": 128, "alpha": 1.2}}
+
+    def build(self, job):
+        import svs
+
+        parameters = svs.VamanaBuildParameters(**self.params)
+        self.index = svs.Vamana.build(parameters, job.base, svs.DistanceType.L2, job.threads)
+
+    def index_bytes(self, folder):
+        self.index.save(*(os.path.join(folder, name) for name in ("config", "graph", "data")))
+        return size_of(folder)
+
+    def settings(self):
+        return [{"window": window} for window in (10, 15, 20, 30, 40, 60, 80, 120, 200)]
+
+    def use(self, setting):
+        self.index.num_threads = 1
+        self.index.search_window_size = setting["window"]
+
+    def search(self, queries):
+        return self.index.search(queries, K)[0]

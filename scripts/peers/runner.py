@@ -1,0 +1,143 @@
+"""Runs one row of the table in a process of its own, in the environment of its library.
+
+Enters, as JSON lines on stdin: {"do": "build"}, then {"do": "sweep", "first": true or false} as often as
+wanted. Leaves, as JSON lines on stdout: `ready`, `built`, one `setting` a search setting, `swept`; or one `error`, and the
+process ends. Answers of the first sweep are written as .npy files. It times; it does not judge.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import engines
+
+
+def claim_stdout():
+    """A writer for the protocol. What libraries print to stdout, in C++ too, goes to stderr from here on."""
+    protocol = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(event, **facts):
+        print(json.dumps({"event": event, **facts}), file=protocol, flush=True)
+
+    return say
+
+
+def job_of(options, engine):
+    """Maps the vectors, in the data set's own type if the engine takes it, and has every page of the base in memory."""
+    import numpy as np
+
+    facts = json.loads((options.vectors / "set.json").read_text())
+    own = facts["dtype"] in engine.dtypes and facts["metric"] != "angular"
+    suffix = ".npy" if own else ".f32.npy"
+    base, queries = (np.load(options.vectors / (name + suffix), mmap_mode="r") for name in ("base", "queries"))
+    base.max()  # reads all of it, so that the memory taken while building is not the vectors
+    return engines.Job(str(options.dataset), base, queries, facts["metric"], options.threads, str(options.work))
+
+
+def memory(name):
+    """A field of this process's status in bytes, VmRSS or VmHWM; None where there is no such thing."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name + ":")), None)
+
+
+def reset_peak():
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # then the peak is that of the whole life of the process, which began a moment ago
+
+
+def processor_seconds():
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def build(engine, job):
+    reset_peak()
+    before = memory("VmRSS")
+    cpu_started, started = processor_seconds(), time.perf_counter()
+    own = engine.build(job)
+    built = {"wall_seconds": time.perf_counter() - started, "cpu_seconds": processor_seconds() - cpu_started}
+    if before is not None:
+        built["extra_rss_bytes"] = memory("VmHWM") - before
+    built.update(own or {})
+    saved = Path(job.folder) / "saved"
+    saved.mkdir()
+    built["index_bytes"] = engine.index_bytes(str(saved))
+    return built
+
+
+def pin():
+    """Leaves one processor to all threads of this process: no library can use more than it says."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    last = max(os.sched_getaffinity(0))
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), {last})
+
+
+def sweep(engine, job, first, say):
+    import numpy as np
+
+    for number, setting in enumerate(engine.settings()):
+        measured = engine.measure(job, setting, with_latency=first)
+        facts = measured._asdict()
+        ids = facts.pop("ids")
+        if first:
+            path = Path(job.folder) / f"ids-{number}.npy"
+            np.save(path, np.asarray(ids).astype(np.int64))
+            facts["ids"] = str(path)
+        say("setting", setting=setting, **facts)
+    say("swept")
+
+
+def serve(options, say):
+    _, engine_class = engines.catalogue()[options.row]
+    engine = engine_class(engine_class.rows[options.row])
+    version = engine.version()
+    job = job_of(options, engine)
+    say("ready", version=version, dtype=str(job.base.dtype), queries=len(job.queries))
+    for line in sys.stdin:
+        command = json.loads(line)
+        if command["do"] == "build":
+            facts = build(engine, job)
+            pin()
+            say("built", params=engine.params, **facts)
+        else:
+            sweep(engine, job, command["first"], say)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description="Run one row; started by compare.py.")
+    add = parser.add_argument
+    add("row", help="name of the row")
+    add("--dataset", type=Path, required=True, help="the HDF5 file")
+    add("--vectors", type=Path, required=True, help="its parts, of dataset.py")
+    add("--work", type=Path, required=True, help="an empty folder for this row")
+    add("--threads", type=int, required=True, help="threads to build with")
+    return parser.parse_args()
+
+
+def main():
+    say = claim_stdout()
+    try:
+        serve(parse(), say)
+    except engines.Unavailable as reason:
+        say("error", reason=f"unavailable: {reason}")
+        return 1
+    except Exception as error:  # whatever a library throws costs this row and is told
+        say("error", reason=f"{type(error).__name__}: {error}")
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
