@@ -23,7 +23,7 @@ pub use build::{BuildReport, BuildRequest, build};
 pub use error::BuilderError;
 pub use file::inspect::{Inspection, SectionSummary, inspect, verify};
 pub use meta::Meta;
-pub use params::{GraphMethod, IndexParams, IvfPqParams, VamanaParams};
+pub use params::{GraphMethod, IndexParams, IvfPqParams, Layout, VamanaParams};
 pub use search_types::{Effort, Hits, IndexKind, Navigate, QueryStats, Residency, SearchParams};
 pub use searcher::{Index, Searcher};
 pub use stored_rows::StoredRows;

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use kiln_kernels::edge_codes::LANES;
 use kiln_kernels::pq::CodeBits;
+use kiln_kernels::{DType, Metric};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::BuilderError;
+use crate::record::VectorRecord;
 use crate::search_types::{Effort, IndexKind, Navigate};
+use crate::vamana::layout::{Edges, NodeLayout};
 
 /// How a graph is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +19,17 @@ use crate::search_types::{Effort, IndexKind, Navigate};
 pub enum GraphMethod {
     /// Vamana as published, in batches (DiskANN, NeurIPS 2019; ParlayANN, PPoPP 2024).
     Insert,
+}
+
+/// How nodes lie in the file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// Vector and neighbours; codes lie apart.
+    #[default]
+    Compact,
+    /// Vector, neighbours and the neighbours' codes: one sequential read scores all neighbours.
+    Inline,
 }
 
 /// Parameters of a Vamana graph.
@@ -28,7 +43,13 @@ pub struct VamanaParams {
     pub build_list: usize,
     /// Occlusion factor of robust prune, at least 1.
     pub alpha: f64,
-    /// Sub-spaces of the product-quantised codes that SSD navigation may use.
+    /// How nodes lie in the file.
+    #[serde(default)]
+    pub layout: Layout,
+    /// `inline`: bits a coordinate of the neighbours' codes, 1 to 4.
+    #[serde(default = "default_edge_bits")]
+    pub edge_bits: u8,
+    /// `compact`: sub-spaces of the product-quantised codes that SSD navigation may use.
     pub m: usize,
     /// Bits a sub-space.
     pub bits: CodeBits,
@@ -36,6 +57,21 @@ pub struct VamanaParams {
     pub opq: bool,
     /// Seed of every choice.
     pub seed: u64,
+}
+
+fn default_edge_bits() -> u8 {
+    2
+}
+
+impl VamanaParams {
+    /// The layout of nodes with vectors of this kind.
+    pub(crate) fn node_layout(&self, dtype: DType, dim: usize, metric: Metric) -> NodeLayout {
+        let edges = match self.layout {
+            Layout::Compact => Edges::Compact,
+            Layout::Inline => Edges::Inline { bits: self.edge_bits },
+        };
+        NodeLayout { record: VectorRecord { dtype, dim, metric }, max_degree: self.max_degree, edges }
+    }
 }
 
 /// Parameters of an IVF-PQ index.
@@ -77,6 +113,8 @@ impl IndexParams {
                 max_degree: 64,
                 build_list: 100,
                 alpha: 1.2,
+                layout: Layout::Compact,
+                edge_bits: default_edge_bits(),
                 m,
                 bits,
                 opq,
@@ -109,6 +147,10 @@ impl IndexParams {
                 check((2..=4096).contains(&r), "max-degree", r.to_string(), "2 to 4096".into())?;
                 check((1..=1 << 16).contains(&l), "build-list", l.to_string(), "1 to 65536".into())?;
                 check((1.0..=4.0).contains(&p.alpha), "alpha", p.alpha.to_string(), "1.0 to 4.0".into())?;
+                let bits = p.edge_bits;
+                check((1..=4).contains(&bits), "edge-bits", bits.to_string(), "1 to 4".into())?;
+                let whole = p.layout == Layout::Compact || r.is_multiple_of(LANES);
+                check(whole, "max-degree", r.to_string(), format!("multiples of {LANES} in the inline layout"))?;
                 p.m
             }
             IndexParams::IvfPq(p) => {
@@ -134,6 +176,7 @@ impl Effort {
         let pairs = match *self {
             Effort::Graph { search_list, navigate } => {
                 let navigate = match navigate {
+                    Navigate::Best => "best",
                     Navigate::Exact => "exact",
                     Navigate::Codes => "codes",
                 };
@@ -147,7 +190,7 @@ impl Effort {
     /// A sensible setting for `k` neighbours where the user names none.
     pub fn default_for(kind: IndexKind, k: usize) -> Self {
         match kind {
-            IndexKind::Vamana => Effort::Graph { search_list: (4 * k).max(40), navigate: Navigate::Exact },
+            IndexKind::Vamana => Effort::Graph { search_list: (4 * k).max(40), navigate: Navigate::Best },
             IndexKind::IvfPq => Effort::Lists { nprobe: 32, rerank: Self::default_rerank(k) },
         }
     }

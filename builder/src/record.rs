@@ -100,6 +100,12 @@ macro_rules! dispatch_scorer {
 pub(crate) use dispatch_scorer;
 
 impl RecordScorer {
+    /// Ordering distance to a record.
+    #[inline(always)]
+    pub(crate) fn distance(&self, record: &[u8]) -> f32 {
+        dispatch_scorer!(self, typed => typed.distance(record))
+    }
+
     /// Prepares a query `(1, dim)`. A query of another element type than the records is taken as f32; f32
     /// values that the records' byte type holds exactly are narrowed, which changes no distance.
     pub(crate) fn new(record: VectorRecord, query: &RowsView<'_>) -> Result<Self, BuilderError> {

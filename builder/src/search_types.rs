@@ -52,10 +52,12 @@ impl Residency {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Navigate {
+    /// As the layout does best: by the codes inside nodes where it is `inline`, else exactly.
+    Best,
     /// Every neighbour is scored by its exact distance. On SSD each costs its page.
     Exact,
-    /// Neighbours are scored by their product-quantised codes, which stay in memory; only expanded nodes
-    /// are read and scored exactly (DiskANN's search).
+    /// Neighbours are scored by codes and only expanded nodes exactly (DiskANN's search): in the `inline` layout by the
+    /// codes that the node holds, in the `compact` layout by product-quantised ones that stay in memory.
     Codes,
 }
 

@@ -10,7 +10,7 @@ use crate::file::pages::PageCache;
 use crate::file::reader::IndexFile;
 use crate::ivf::search::IvfIndex;
 use crate::meta::Meta;
-use crate::search_types::{Effort, Hits, IndexKind, Residency, SearchParams};
+use crate::search_types::{Effort, Hits, IndexKind, Navigate, Residency, SearchParams};
 use crate::vamana::search::{VamanaIndex, VamanaScratch};
 
 /// An index file on disk.
@@ -107,7 +107,21 @@ impl Searcher {
     /// # Errors
     /// As [`search`](Self::search), for the first query that fails.
     pub fn search_batch(&self, queries: &RowsView<'_>, params: &SearchParams) -> Result<Vec<Hits>, BuilderError> {
-        (0..queries.len()).map(|query| self.search(&queries.slice(query..query + 1), params)).collect()
+        let all = usize::try_from(self.meta.n).unwrap_or(usize::MAX);
+        match (&self.engine, params.effort) {
+            (Engine::Vamana(index, pool), Effort::Graph { search_list, navigate }) if params.k > 0 => {
+                pool.with(|scratch| index.search_batch(queries, params.k.min(all), search_list, navigate, scratch))
+            }
+            _ => (0..queries.len()).map(|query| self.search(&queries.slice(query..query + 1), params)).collect(),
+        }
+    }
+
+    /// Whether a search with this effort reads the vector of every neighbour that it scores.
+    pub fn navigates_exactly(&self, effort: &Effort) -> bool {
+        match (&self.engine, *effort) {
+            (Engine::Vamana(index, _), Effort::Graph { navigate, .. }) => index.navigate(navigate) == Navigate::Exact,
+            _ => false,
+        }
     }
 
     /// What the index is made of.

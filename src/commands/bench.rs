@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "L,L,..", value_delimiter = ',')]
     search_list: Vec<usize>,
     /// Vamana: how neighbours are scored
-    #[arg(long, value_enum, default_value = "exact")]
+    #[arg(long, value_enum, default_value = "best")]
     navigate: NavigateArg,
     /// IVF-PQ: numbers of lists to scan [default: a sweep]
     #[arg(long, value_name = "P,P,..", value_delimiter = ',')]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use kiln_builder::{BuildReport, BuildRequest, GraphMethod, IndexKind, IndexParams};
+use kiln_builder::{BuildReport, BuildRequest, GraphMethod, IndexKind, IndexParams, Layout};
 use kiln_datasets::RowSource;
 use kiln_kernels::CpuBackend;
 use kiln_kernels::pq::CodeBits;
@@ -61,6 +61,15 @@ enum MethodArg {
     Insert,
 }
 
+/// How nodes lie in the file.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LayoutArg {
+    /// Vector and neighbours: the smallest
+    Compact,
+    /// Vector, neighbours and their codes: the fastest in memory, and needs almost none on a drive
+    Inline,
+}
+
 /// Build parameters; each replaces a derived default.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ParamArgs {
@@ -76,6 +85,12 @@ pub struct ParamArgs {
     /// Vamana: occlusion factor of robust prune [default: 1.2]
     #[arg(long, value_name = "A", help_heading = "Vamana")]
     alpha: Option<f64>,
+    /// Vamana: how nodes lie in the file [default: compact]
+    #[arg(long, value_enum, help_heading = "Vamana")]
+    layout: Option<LayoutArg>,
+    /// Vamana, inline layout: bits a coordinate of the neighbours' codes, 1 to 4 [default: 2]
+    #[arg(long, value_name = "B", help_heading = "Vamana")]
+    edge_bits: Option<u8>,
     /// IVF-PQ: inverted lists [default: about 2 sqrt(n), a power of two]
     #[arg(long, value_name = "N", help_heading = "IVF-PQ")]
     nlist: Option<usize>,
@@ -107,7 +122,8 @@ impl ParamArgs {
     pub fn any_of(&self, kind: IndexKind) -> bool {
         match kind {
             IndexKind::Vamana => {
-                self.method.is_some() || self.max_degree.is_some() || self.build_list.is_some() || self.alpha.is_some()
+                let graph = self.method.is_some() || self.max_degree.is_some() || self.build_list.is_some();
+                graph || self.alpha.is_some() || self.layout.is_some() || self.edge_bits.is_some()
             }
             IndexKind::IvfPq => self.nlist.is_some(),
         }
@@ -117,7 +133,15 @@ impl ParamArgs {
     pub fn of_kind(&self, kind: IndexKind) -> Self {
         match kind {
             IndexKind::Vamana => Self { nlist: None, ..self.clone() },
-            IndexKind::IvfPq => Self { method: None, max_degree: None, build_list: None, alpha: None, ..self.clone() },
+            IndexKind::IvfPq => Self {
+                method: None,
+                max_degree: None,
+                build_list: None,
+                alpha: None,
+                layout: None,
+                edge_bits: None,
+                ..self.clone()
+            },
         }
     }
 
@@ -132,6 +156,8 @@ impl ParamArgs {
                 ("--max-degree", self.max_degree.is_some()),
                 ("--build-list", self.build_list.is_some()),
                 ("--alpha", self.alpha.is_some()),
+                ("--layout", self.layout.is_some()),
+                ("--edge-bits", self.edge_bits.is_some()),
             ],
         };
         if let Some((name, _)) = foreign.iter().find(|(_, given)| *given) {
@@ -145,6 +171,18 @@ impl ParamArgs {
                 p.max_degree = self.max_degree.unwrap_or(p.max_degree);
                 p.build_list = self.build_list.unwrap_or(p.build_list);
                 p.alpha = self.alpha.unwrap_or(p.alpha);
+                p.layout = match self.layout {
+                    Some(LayoutArg::Inline) => Layout::Inline,
+                    Some(LayoutArg::Compact) | None => Layout::Compact,
+                };
+                if p.layout == Layout::Compact && self.edge_bits.is_some() {
+                    return Err(UsageError("--edge-bits applies to --layout inline: add that or remove it".into()));
+                }
+                if p.layout == Layout::Inline && (self.m.is_some() || self.bits.is_some() || self.opq) {
+                    let apart = "--m, --bits and --opq are of codes that --layout inline does not have";
+                    return Err(UsageError(format!("{apart}: remove them, or give --edge-bits")));
+                }
+                p.edge_bits = self.edge_bits.unwrap_or(p.edge_bits);
                 (p.m, p.bits) = (self.m.unwrap_or(p.m), self.bits.unwrap_or(p.bits));
                 (p.opq, p.seed) = (self.opq, self.seed.unwrap_or(p.seed));
             }

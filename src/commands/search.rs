@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, value_name = "L", conflicts_with = "nprobe")]
     search_list: Option<usize>,
     /// Vamana: how neighbours are scored
-    #[arg(long, value_enum, default_value = "exact")]
+    #[arg(long, value_enum, default_value = "best")]
     navigate: NavigateArg,
     /// IVF-PQ: lists scanned [default: 32]
     #[arg(long, value_name = "P")]
@@ -89,6 +89,8 @@ impl From<ResidencyArg> for Residency {
 /// How neighbours are scored.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum NavigateArg {
+    /// By the codes inside nodes where the layout is inline, else exact
+    Best,
     /// By exact distance; on SSD each neighbour costs its page
     Exact,
     /// By codes in memory; only expanded nodes are read
@@ -98,6 +100,7 @@ pub enum NavigateArg {
 impl From<NavigateArg> for Navigate {
     fn from(arg: NavigateArg) -> Navigate {
         match arg {
+            NavigateArg::Best => Navigate::Best,
             NavigateArg::Exact => Navigate::Exact,
             NavigateArg::Codes => Navigate::Codes,
         }
@@ -120,7 +123,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bytes(searcher.serving_bytes()) + " in memory",
         shape(source.as_ref())
     );
-    if searcher.residency() == Residency::Ssd && matches!(effort, Effort::Graph { navigate: Navigate::Exact, .. }) {
+    if searcher.residency() == Residency::Ssd && searcher.navigates_exactly(&effort) {
         tracing::info!("every neighbour's page is read; --navigate codes reads expanded nodes only");
     }
     let truth = truth(&args, searcher.metric())?;

@@ -3,6 +3,7 @@
 //! In: sections as bytes. Out: one immutable file whose every byte is covered by a checksum, and a reader
 //! that believes nothing before it is checked.
 
+pub(crate) mod huge;
 pub(crate) mod inspect;
 pub(crate) mod pages;
 pub(crate) mod reader;
@@ -35,7 +36,8 @@ pub(crate) enum Section {
     Codec = 2,
     /// Vamana: one code a node, kept in memory.
     Codes = 3,
-    // 4 is reserved for the navigation graph.
+    /// Vamana, `inline`: sampled rows among which a search finds its entry.
+    Nav = 4,
     /// Vamana: vector, degree, neighbours of each node.
     Nodes = 5,
     /// IVF: directory and page-aligned lists of codes.
@@ -50,10 +52,11 @@ pub(crate) enum Section {
 }
 
 impl Section {
-    const ALL: [Section; 8] = [
+    const ALL: [Section; 9] = [
         Section::Meta,
         Section::Codec,
         Section::Codes,
+        Section::Nav,
         Section::Nodes,
         Section::Lists,
         Section::Vectors,
@@ -70,6 +73,7 @@ impl Section {
             Section::Meta => "meta",
             Section::Codec => "codec",
             Section::Codes => "codes",
+            Section::Nav => "nav",
             Section::Nodes => "nodes",
             Section::Lists => "lists",
             Section::Vectors => "vectors",

@@ -68,6 +68,11 @@ impl DirectFile {
         Ok(Self { file, path: path.to_path_buf(), sums })
     }
 
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Bytes of the page sums, which stay in memory.
     pub(crate) fn sums_bytes(&self) -> u64 {
         4 * self.sums.len() as u64

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::pages::AlignedBytes;
 use super::{Header, HeaderError, OLDEST_VERSION, PAGE, Section, SectionEntry, VERSION};
@@ -59,11 +59,35 @@ impl IndexFile {
         let entry = self.entry(section)?;
         let mut bytes = AlignedBytes::zeroed(entry.length as usize);
         self.file.read_exact_at(bytes.as_mut_slice(), entry.offset).map_err(BuilderError::io(&self.path, "read"))?;
-        if xxh3_64(bytes.as_slice()) != entry.checksum {
-            let problem = format!("section {} (byte {} on) does not match its checksum", section.name(), entry.offset);
-            return Err(BuilderError::damaged(&self.path, problem));
+        if xxh3_64(bytes.as_slice()) == entry.checksum { Ok(bytes) } else { Err(self.mismatch(entry)) }
+    }
+
+    /// Reads a whole section piece by piece and holds it against its checksum; `take` gets each piece, a whole number
+    /// of pages but for the last, with its place in the section. Nothing may be believed before this returns.
+    pub(crate) fn section_pieces(
+        &self,
+        section: Section,
+        piece_pages: usize,
+        mut take: impl FnMut(usize, &[u8]),
+    ) -> Result<(), BuilderError> {
+        let entry = self.entry(section)?;
+        let mut piece = AlignedBytes::zeroed((piece_pages * PAGE).min(entry.length as usize));
+        let mut checksum = Xxh3::new();
+        let mut done = 0;
+        while done < entry.length {
+            let length = (piece.as_slice().len() as u64).min(entry.length - done) as usize;
+            let bytes = &mut piece.as_mut_slice()[..length];
+            self.file.read_exact_at(bytes, entry.offset + done).map_err(BuilderError::io(&self.path, "read"))?;
+            checksum.update(bytes);
+            take(done as usize, bytes);
+            done += length as u64;
         }
-        Ok(bytes)
+        if checksum.digest() == entry.checksum { Ok(()) } else { Err(self.mismatch(entry)) }
+    }
+
+    fn mismatch(&self, entry: SectionEntry) -> BuilderError {
+        let (name, offset) = (entry.section.name(), entry.offset);
+        BuilderError::damaged(&self.path, format!("section {name} (byte {offset} on) does not match its checksum"))
     }
 
     /// The parameters.

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use kiln_kernels::distance::Kernels;
+use kiln_kernels::distance::{Isa, Kernels, inverse_norm};
+use kiln_kernels::edge_codes::{EdgeCodes, EdgeEncoder, EdgeTraining};
 use kiln_kernels::{Backend, Metric, Progress, Rows, dispatch_rows};
 use ndarray::ArrayView2;
+use rayon::prelude::*;
 
-use super::layout::NodeLayout;
+use super::entry::EntryTable;
+use super::layout::{Edges, NodeLayout};
 use super::{Graph, insert, order};
 use crate::error::BuilderError;
 use crate::file::Section;
@@ -14,8 +17,13 @@ use crate::file::writer::IndexWriter;
 use crate::ids::Ids;
 use crate::params::{GraphMethod, VamanaParams};
 use crate::quantiser::{QuantiserParams, train_quantiser};
-use crate::record::VectorRecord;
 use crate::resources::Stopwatch;
+
+/// Pages of nodes that are made at a time.
+const PAGES_AT_A_TIME: usize = 2048;
+
+/// Rows whose coordinates are summed at a time: fixed, so that no sum depends on the number of threads.
+const SUM_BLOCK: usize = 4096;
 
 /// Trains, builds and writes everything but meta; returns the entry's position.
 pub(crate) fn build_and_write<B: Backend>(
@@ -32,57 +40,183 @@ pub(crate) fn build_and_write<B: Backend>(
     let graph = match params.method {
         GraphMethod::Insert => dispatch_rows!(rows.view(), v => insert::build_graph(v, metric, params, progress)),
     };
-
-    watch.stage("train codes", 0);
-    let quantiser = QuantiserParams { m: params.m, bits: params.bits, opq: params.opq, seed: params.seed };
-    let sample = crate::quantiser::sample(rows, metric, params.seed);
-    let pq = train_quantiser(backend, sample.view(), quantiser)?;
-
-    watch.stage("encode", 0);
-    let resident = backend.upload(Arc::clone(rows), metric)?;
-    let codes = backend.pq_encode(&resident, None, &pq)?;
-
-    watch.stage("write", rows.len() as u64);
-    let record = VectorRecord { dtype: rows.dtype(), dim: rows.dim(), metric };
-    let layout = NodeLayout { record, max_degree: params.max_degree };
+    let layout = params.node_layout(rows.dtype(), rows.dim(), metric);
     let order = order::page_order(&graph, layout.nodes_per_page());
     assert_eq!(order.len(), rows.len(), "after the repair every row is reachable");
     let mut position_of = vec![0u32; order.len()];
     for (position, &row) in order.iter().enumerate() {
         position_of[row as usize] = position as u32;
     }
-    writer.section(Section::Codec, |sink| sink.write(&pq.to_bytes()))?;
-    writer.section(Section::Codes, |sink| {
-        let (width, codes) = (codes.ncols(), codes.as_slice().expect("codes are contiguous by construction"));
-        order.iter().try_for_each(|&row| sink.write(&codes[row as usize * width..][..width]))
-    })?;
-    dispatch_rows!(rows.view(), v => write_nodes(v, &graph, layout, &order, &position_of, writer, progress))?;
+    let placed = Placed { graph: &graph, layout, order: &order, position_of: &position_of };
+    match layout.edges {
+        Edges::Compact => {
+            write_codes(backend, rows, metric, params, &order, writer, watch)?;
+            watch.stage("write", rows.len() as u64);
+            dispatch_rows!(rows.view(), v => placed.write(v, writer, progress, || (), |(), row, page| {
+                let neighbors = graph.neighbors(row).iter();
+                layout.append_edges(neighbors.map(|&n| position_of[n as usize]), page);
+            }))?;
+        }
+        Edges::Inline { bits } => {
+            watch.stage("train codes", 0);
+            dispatch_rows!(rows.view(), v => placed.write_inline(v, metric, bits, params.seed, writer, watch, progress))?;
+        }
+    }
     Ids::write(&order, writer)?;
     Ok(position_of[graph.entry as usize])
 }
 
-fn write_nodes<T: Kernels>(
-    rows: ArrayView2<'_, T>,
-    graph: &Graph,
-    layout: NodeLayout,
+/// The sections `codec` and `codes` of the `compact` layout.
+fn write_codes<B: Backend>(
+    backend: &B,
+    rows: &Arc<Rows>,
+    metric: Metric,
+    params: &VamanaParams,
     order: &[u32],
-    position_of: &[u32],
     writer: &mut IndexWriter,
-    progress: &dyn Progress,
+    watch: &mut Stopwatch<'_>,
 ) -> Result<(), BuilderError> {
-    writer.section(Section::Nodes, |sink| {
-        let mut page = Vec::new();
-        for nodes in order.chunks(layout.nodes_per_page()) {
-            page.clear();
-            for &row in nodes {
-                let vector = rows.row(row as usize);
-                layout.record.append(vector.to_slice().expect("rows are contiguous by construction"), &mut page);
-                layout.append_edges(graph.neighbors(row).iter().map(|&n| position_of[n as usize]), &mut page);
-            }
-            sink.write(&page)?;
-            sink.pad_to_page()?;
-            progress.advance(nodes.len() as u64);
-        }
-        Ok(())
+    watch.stage("train codes", 0);
+    let quantiser = QuantiserParams { m: params.m, bits: params.bits, opq: params.opq, seed: params.seed };
+    let sample = crate::quantiser::sample(rows, metric, params.seed);
+    let pq = train_quantiser(backend, sample.view(), quantiser)?;
+    watch.stage("encode", 0);
+    let resident = backend.upload(Arc::clone(rows), metric)?;
+    let codes = backend.pq_encode(&resident, None, &pq)?;
+    writer.section(Section::Codec, |sink| sink.write(&pq.to_bytes()))?;
+    writer.section(Section::Codes, |sink| {
+        let (width, codes) = (codes.ncols(), codes.as_slice().expect("codes are contiguous by construction"));
+        order.iter().try_for_each(|&row| sink.write(&codes[row as usize * width..][..width]))
     })
+}
+
+/// A graph whose rows have their places in the file.
+struct Placed<'a> {
+    graph: &'a Graph,
+    layout: NodeLayout,
+    /// Position -> row, and back.
+    order: &'a [u32],
+    position_of: &'a [u32],
+}
+
+impl Placed<'_> {
+    /// The section `nodes`: each node's vector record, and what `edges` appends for its row.
+    fn write<T: Kernels, S>(
+        &self,
+        rows: ArrayView2<'_, T>,
+        writer: &mut IndexWriter,
+        progress: &dyn Progress,
+        scratch: impl Fn() -> S + Sync,
+        edges: impl Fn(&mut S, u32, &mut Vec<u8>) + Sync,
+    ) -> Result<(), BuilderError> {
+        let layout = self.layout;
+        writer.section(Section::Nodes, |sink| {
+            for nodes in self.order.chunks(layout.nodes_per_page() * PAGES_AT_A_TIME) {
+                let make = |scratch: &mut S, nodes: &[u32]| {
+                    let mut page = Vec::with_capacity(nodes.len() * layout.node_bytes());
+                    for &row in nodes {
+                        layout.record.append(slice(&rows, row), &mut page);
+                        edges(scratch, row, &mut page);
+                    }
+                    page
+                };
+                let pages: Vec<Vec<u8>> = nodes.par_chunks(layout.nodes_per_page()).map_init(&scratch, make).collect();
+                for page in pages {
+                    sink.write(&page)?;
+                    sink.pad_to_page()?;
+                }
+                progress.advance(nodes.len() as u64);
+            }
+            Ok(())
+        })
+    }
+
+    /// The sections `codec`, `nav` and `nodes` of the `inline` layout.
+    #[expect(clippy::too_many_arguments, reason = "each is one thing, and there is one caller")]
+    fn write_inline<T: Kernels>(
+        &self,
+        rows: ArrayView2<'_, T>,
+        metric: Metric,
+        bits: u8,
+        seed: u64,
+        writer: &mut IndexWriter,
+        watch: &mut Stopwatch<'_>,
+        progress: &dyn Progress,
+    ) -> Result<(), BuilderError> {
+        let (mean, radius) = mean_and_radius(&rows, metric);
+        let codes = EdgeCodes::train(EdgeTraining { mean: &mean, radius, bits, metric, seed }, Isa::best());
+        writer.section(Section::Codec, |sink| sink.write(&codes.to_bytes()))?;
+
+        let sampled = EntryTable::rows(rows.nrows(), seed);
+        let center = if metric == Metric::InnerProduct { vec![0.0; mean.len()] } else { mean };
+        let mut blocks = Vec::new();
+        let entry_codes = EntryTable::codes(&codes);
+        EdgeEncoder::new(&entry_codes).encode(
+            EntryTable::places(sampled.len()),
+            |into| into.copy_from_slice(&center),
+            |place, into| sampled.get(place).map(|&row| widen(slice(&rows, row as u32), metric, into)).is_some(),
+            &mut blocks,
+        );
+        let positions: Vec<u32> = sampled.iter().map(|&row| self.position_of[row]).collect();
+        writer.section(Section::Nav, |sink| sink.write(&EntryTable::to_bytes(&positions, &blocks)))?;
+
+        watch.stage("write", rows.nrows() as u64);
+        self.write(
+            rows,
+            writer,
+            progress,
+            || EdgeEncoder::new(&codes),
+            |encoder, row, page| {
+                let neighbors = self.graph.neighbors(row);
+                self.layout.append_places(neighbors.iter().map(|&n| self.position_of[n as usize]), page);
+                encoder.encode(
+                    self.layout.max_degree,
+                    |into| widen(slice(&rows, row), metric, into),
+                    |place, into| neighbors.get(place).map(|&n| widen(slice(&rows, n), metric, into)).is_some(),
+                    page,
+                );
+            },
+        )
+    }
+}
+
+fn slice<'a, T>(rows: &'a ArrayView2<'_, T>, row: u32) -> &'a [T] {
+    let dim = rows.ncols();
+    &rows.to_slice().expect("rows are contiguous by construction")[row as usize * dim..][..dim]
+}
+
+/// A row as the codes see it: f32, of unit length under cosine.
+fn widen<T: Kernels>(row: &[T], metric: Metric, into: &mut [f32]) {
+    let scale = if metric == Metric::Cosine { inverse_norm(row) } else { 1.0 };
+    into.iter_mut().zip(row).for_each(|(x, value)| *x = value.to_f32() * scale);
+}
+
+/// The rows' mean, and the largest distance from it, or under inner product the largest norm.
+fn mean_and_radius<T: Kernels>(rows: &ArrayView2<'_, T>, metric: Metric) -> (Vec<f32>, f32) {
+    let (n, dim) = (rows.nrows(), rows.ncols());
+    let blocks: Vec<usize> = (0..n).step_by(SUM_BLOCK).collect();
+    let in_block = |&first: &usize| first..n.min(first + SUM_BLOCK);
+    let sums: Vec<Vec<f64>> = blocks
+        .par_iter()
+        .map(|first| {
+            let (mut sums, mut row) = (vec![0f64; dim], vec![0f32; dim]);
+            for at in in_block(first) {
+                widen(slice(rows, at as u32), metric, &mut row);
+                sums.iter_mut().zip(&row).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
+            sums
+        })
+        .collect();
+    let mean: Vec<f32> = (0..dim).map(|i| (sums.iter().map(|sums| sums[i]).sum::<f64>() / n as f64) as f32).collect();
+    let from = |i: usize| if metric == Metric::InnerProduct { 0.0 } else { mean[i] };
+    let largest = |first: &usize| {
+        let mut row = vec![0f32; dim];
+        let squared = in_block(first).map(|at| {
+            widen(slice(rows, at as u32), metric, &mut row);
+            row.iter().enumerate().map(|(i, &x)| (x - from(i)) * (x - from(i))).sum::<f32>()
+        });
+        squared.fold(0.0, f32::max)
+    };
+    let radius = blocks.par_iter().map(largest).reduce(|| 0.0, f32::max).sqrt();
+    (mean, radius)
 }

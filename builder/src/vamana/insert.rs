@@ -18,8 +18,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::Graph;
-use super::walk::{GraphView, WalkScratch, greedy_search};
+use super::walk::{GraphView, Visit, VisitedSet, Walk, greedy_search};
+use super::{Graph, prefetch};
 use crate::params::VamanaParams;
 
 /// Room beyond R, as a factor, so that a reverse edge rarely forces a prune.
@@ -70,34 +70,34 @@ pub(super) struct BuildView<'a, 's, T> {
 impl<T: Kernels> GraphView for BuildView<'_, '_, T> {
     type Error = Infallible;
 
-    #[inline(always)]
-    fn expand(&mut self, node: u32, found: f32, neighbors: &mut Vec<u32>) -> Result<f32, Infallible> {
-        neighbors.extend_from_slice(self.graph.neighbors(node));
-        Ok(found)
+    fn enter(&mut self, found: &mut Vec<Scored>) -> Result<usize, Infallible> {
+        let entry = self.graph.entry;
+        found.push(Scored { distance: self.space.distance(self.query, entry), id: entry });
+        Ok(1)
     }
 
     #[inline(always)]
-    fn score(&mut self, nodes: &[u32], scores: &mut Vec<f32>) -> Result<(), Infallible> {
-        for &node in nodes {
-            prefetch(self.space.row(node));
+    fn visit(
+        &mut self,
+        node: Scored,
+        _bound: f32,
+        seen: &mut VisitedSet,
+        found: &mut Vec<Scored>,
+    ) -> Result<Visit, Infallible> {
+        for &id in self.graph.neighbors(node.id) {
+            if seen.insert(id) {
+                prefetch(self.space.row(id));
+                found.push(Scored { distance: 0.0, id });
+            }
         }
-        scores.extend(nodes.iter().map(|&node| self.space.distance(self.query, node)));
-        Ok(())
+        found.iter_mut().for_each(|c| c.distance = self.space.distance(self.query, c.id));
+        Ok(Visit { exact: node.distance, scored: found.len() })
     }
-}
 
-/// Asks for a row's cache lines before they are needed.
-#[inline(always)]
-pub(super) fn prefetch<T>(row: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(row)).step_by(64) {
-        // SAFETY: a prefetch never faults, and the address lies within the row.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(row.as_ptr().byte_add(line).cast());
-        }
+    #[inline(always)]
+    fn prefetch(&self, node: u32) {
+        prefetch(self.graph.neighbors(node));
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = row;
 }
 
 /// Builds the graph of `rows` `(n, dim)`, n >= 1.
@@ -136,9 +136,9 @@ fn insert_batch<T: Kernels>(space: &Space<'_, T>, graph: &mut Graph, batch: &[u3
     let frozen: &Graph = graph;
     let out_edges: Vec<Vec<u32>> = batch
         .par_iter()
-        .map_init(WalkScratch::default, |scratch, &point| {
+        .map_init(Walk::default, |scratch, &point| {
             let mut view = BuildView { space, graph: frozen, query: point };
-            let Ok(()) = greedy_search(&mut view, frozen.entry, space.build_list, scratch);
+            let Ok(()) = greedy_search(&mut view, space.build_list, scratch, &mut ());
             prune(space, point, &mut scratch.expanded)
         })
         .collect();

@@ -1,22 +1,43 @@
-//! The `nodes` section, `compact` layout: vector record, degree, neighbour positions.
+//! The `nodes` section: a vector record and its edges.
 //!
-//! Nodes of a fixed size lie side by side; none straddles a page when it fits in one. A larger node
+//! `compact`: degree, neighbour positions. `inline`: neighbour positions, then the neighbours' codes in blocks of
+//! sixteen. Nodes of a fixed size lie side by side; none straddles a page when it fits in one. A larger node
 //! starts on a page of its own and takes as many whole pages as it needs.
+
+use kiln_kernels::edge_codes::{LANES, NO_NEIGHBOR, block_bytes};
 
 use crate::file::{PAGE, u32_at};
 use crate::record::VectorRecord;
+
+/// What a node keeps of its neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Edges {
+    /// Positions.
+    Compact,
+    /// Positions and codes of so many bits a coordinate.
+    Inline { bits: u8 },
+}
 
 /// Sizes of the `nodes` section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NodeLayout {
     pub record: VectorRecord,
     pub max_degree: usize,
+    pub edges: Edges,
 }
 
 impl NodeLayout {
     /// Bytes of a node.
     pub(crate) fn node_bytes(self) -> usize {
-        self.record.bytes() + 4 + 4 * self.max_degree
+        match self.edges {
+            Edges::Compact => self.record.bytes() + 4 + 4 * self.max_degree,
+            Edges::Inline { bits } => self.codes_at() + self.max_degree / LANES * block_bytes(self.record.dim, bits),
+        }
+    }
+
+    /// Where the codes of an `inline` node begin.
+    fn codes_at(self) -> usize {
+        self.record.bytes() + 4 * self.max_degree
     }
 
     /// Whole nodes in a page; 1 when a node takes a page or more.
@@ -39,7 +60,7 @@ impl NodeLayout {
         n.div_ceil(self.nodes_per_page()) * self.pages_per_node() * PAGE
     }
 
-    /// Appends a node's degree and neighbours to its vector record, already in `out`.
+    /// Appends a `compact` node's degree and neighbours to its vector record, already in `out`.
     pub(crate) fn append_edges(self, neighbors: impl ExactSizeIterator<Item = u32>, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&(neighbors.len() as u32).to_le_bytes());
@@ -47,6 +68,14 @@ impl NodeLayout {
             out.extend_from_slice(&neighbor.to_le_bytes());
         }
         out.resize(start + 4 + 4 * self.max_degree, 0);
+    }
+
+    /// Appends an `inline` node's places to its vector record; the codes are to follow.
+    pub(crate) fn append_places(self, neighbors: impl ExactSizeIterator<Item = u32>, out: &mut Vec<u8>) {
+        let missing = self.max_degree - neighbors.len();
+        for neighbor in neighbors.chain(std::iter::repeat_n(NO_NEIGHBOR, missing)) {
+            out.extend_from_slice(&neighbor.to_le_bytes());
+        }
     }
 
     /// The vector record of a node.
@@ -59,8 +88,27 @@ impl NodeLayout {
     #[inline(always)]
     pub(crate) fn neighbors(self, node: &[u8], out: &mut Vec<u32>) {
         let at = self.record.bytes();
-        let degree = (u32_at(node, at) as usize).min(self.max_degree);
-        out.extend(node[at + 4..at + 4 + 4 * degree].as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)));
+        let words = |bytes: &[u8], out: &mut Vec<u32>| {
+            out.extend(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)));
+        };
+        match self.edges {
+            Edges::Compact => {
+                let degree = (u32_at(node, at) as usize).min(self.max_degree);
+                words(&node[at + 4..at + 4 + 4 * degree], out);
+            }
+            Edges::Inline { .. } => {
+                words(&node[at..self.codes_at()], out);
+                // Places without a neighbour come last.
+                out.truncate(out.len() - out.iter().rev().take_while(|&&id| id == NO_NEIGHBOR).count());
+            }
+        }
+    }
+
+    /// An `inline` node's places, one u32 each, and the codes of their neighbours.
+    #[inline(always)]
+    pub(crate) fn places(self, node: &[u8]) -> (&[u8], &[u8]) {
+        let (head, codes) = node.split_at(self.codes_at());
+        (&head[self.record.bytes()..], codes)
     }
 }
 
@@ -70,7 +118,7 @@ mod tests {
     use kiln_kernels::{DType, Metric};
 
     fn layout(dtype: DType, dim: usize, metric: Metric) -> NodeLayout {
-        NodeLayout { record: VectorRecord { dtype, dim, metric }, max_degree: 64 }
+        NodeLayout { record: VectorRecord { dtype, dim, metric }, max_degree: 64, edges: Edges::Compact }
     }
 
     #[test]
@@ -103,5 +151,22 @@ mod tests {
         let mut neighbors = Vec::new();
         odd.neighbors(&node, &mut neighbors);
         assert_eq!(neighbors, [5, 6, 7]);
+    }
+
+    #[test]
+    fn inline_nodes_hold_codes_after_their_places() {
+        let sift =
+            NodeLayout { max_degree: 32, edges: Edges::Inline { bits: 2 }, ..layout(DType::U8, 128, Metric::L2) };
+        // Vector, positions, and for each neighbour a quarter of a byte a coordinate and two f16.
+        assert_eq!(sift.node_bytes(), 128 + 32 * 4 + 32 * (32 + 4));
+        let mut node = vec![0u8; sift.node_bytes()];
+        node[128..256].fill(0xff);
+        node[128..132].copy_from_slice(&7u32.to_le_bytes());
+        node[256] = 9;
+        let mut neighbors = vec![3];
+        sift.neighbors(&node, &mut neighbors);
+        assert_eq!(neighbors, [3, 7]);
+        let (places, codes) = sift.places(&node);
+        assert_eq!((places.len(), codes.len(), codes[0]), (128, 32 * 36, 9));
     }
 }

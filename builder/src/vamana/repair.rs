@@ -9,7 +9,7 @@ use kiln_kernels::distance::Kernels;
 
 use super::Graph;
 use super::insert::{BuildView, Space};
-use super::walk::{WalkScratch, greedy_search};
+use super::walk::{Walk, greedy_search};
 
 /// Attaches each unreachable row below the nearest reachable row with room for an edge. Where the walk
 /// finds none, the last edge of the nearest row is split in two: v -> w becomes v -> u -> w, which
@@ -18,14 +18,14 @@ pub(super) fn link_unreachable<T: Kernels>(space: &Space<'_, T>, graph: &mut Gra
     let max_degree = space.prune.max_degree;
     let mut reached = vec![false; graph.len()];
     spread(graph, graph.entry, &mut reached);
-    let mut scratch = WalkScratch::default();
+    let mut scratch = Walk::default();
     let mut linked = 0usize;
     for row in 0..graph.len() as u32 {
         if reached[row as usize] {
             continue;
         }
         let mut view = BuildView { space, graph, query: row };
-        let Ok(()) = greedy_search(&mut view, graph.entry, space.build_list, &mut scratch);
+        let Ok(()) = greedy_search(&mut view, space.build_list, &mut scratch, &mut ());
         scratch.expanded.sort_unstable();
         let roomy = scratch.expanded.iter().find(|c| graph.has_room(c.id, max_degree));
         match roomy {

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::Graph;
 use super::insert::{BuildView, Space, prune, scored};
-use super::walk::{WalkScratch, greedy_search};
+use super::walk::{Walk, greedy_search};
 
 /// Rows that search the same state of the graph. Fixed, so that the result does not depend on threads.
 const BLOCK: usize = 1 << 15;
@@ -25,7 +25,7 @@ pub(super) fn saturate<T: Kernels>(space: &Space<'_, T>, graph: &mut Graph, prog
         let frozen: &Graph = graph;
         let added: Vec<Vec<u32>> = block
             .par_iter()
-            .map_init(WalkScratch::default, |scratch, &row| found_by_search(space, frozen, row, scratch))
+            .map_init(Walk::default, |scratch, &row| found_by_search(space, frozen, row, scratch))
             .collect();
         for (&row, edges) in block.iter().zip(&added) {
             edges.iter().for_each(|&edge| graph.push(row, edge));
@@ -36,13 +36,13 @@ pub(super) fn saturate<T: Kernels>(space: &Space<'_, T>, graph: &mut Graph, prog
 
 /// New edges for the free places of `row`: first those that robust prune keeps of old and new candidates
 /// together, then the nearest.
-fn found_by_search<T: Kernels>(space: &Space<'_, T>, graph: &Graph, row: u32, scratch: &mut WalkScratch) -> Vec<u32> {
+fn found_by_search<T: Kernels>(space: &Space<'_, T>, graph: &Graph, row: u32, scratch: &mut Walk) -> Vec<u32> {
     let known = graph.neighbors(row);
     let room = space.prune.max_degree.saturating_sub(known.len());
     if room == 0 {
         return Vec::new();
     }
-    let Ok(()) = greedy_search(&mut BuildView { space, graph, query: row }, graph.entry, space.build_list, scratch);
+    let Ok(()) = greedy_search(&mut BuildView { space, graph, query: row }, space.build_list, scratch, &mut ());
     let mut nearest: Vec<Scored> = scratch.expanded.iter().copied().filter(|c| c.id != row).collect();
     let mut candidates = [nearest.clone(), scored(space, row, known)].concat();
     let kept = prune(space, row, &mut candidates);

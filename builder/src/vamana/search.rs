@@ -1,17 +1,20 @@
-//! Searching a Vamana index, in memory or on the drive, by exact distances or by codes.
+//! Searching a Vamana index, in memory or on the drive, by exact distances, by codes, or by the codes inside nodes.
 //!
-//! One walk serves all four combinations; what differs is the [`GraphView`] it is given. With the same
+//! One walk serves all; what differs is the [`GraphView`](super::walk::GraphView) it is given. With the same
 //! parameters both residencies visit the same nodes and answer alike, id for id.
 
-use std::convert::Infallible;
 use std::sync::{Mutex, OnceLock};
 
-use kiln_kernels::distance::Kernels;
+use kiln_kernels::distance::Isa;
+use kiln_kernels::edge_codes::{EdgeCodes, EdgeQuery};
 use kiln_kernels::pq::ProductQuantizer;
 use kiln_kernels::{Metric, RowsView, Scored};
 
-use super::layout::NodeLayout;
-use super::walk::{GraphView, WalkScratch, greedy_search};
+use super::entry::EntryTable;
+use super::layout::{Edges, NodeLayout};
+use super::nodes::{CachedNodes, DriveNodes, MemoryNodes, NodeSource, Nodes};
+use super::views::{CodesView, ExactView, InlineView, Score};
+use super::walk::{Observer, Task, Walk, greedy_search, interleave};
 use crate::error::BuilderError;
 use crate::file::Section;
 use crate::file::pages::{AlignedBytes, DirectFile, PageCache};
@@ -19,8 +22,15 @@ use crate::file::reader::IndexFile;
 use crate::ids::Ids;
 use crate::meta::Meta;
 use crate::params::IndexParams;
-use crate::record::{RecordScorer, Typed, VectorRecord, dispatch_scorer};
+use crate::record::{RecordScorer, dispatch_scorer};
 use crate::search_types::{Hits, Navigate, QueryStats, Residency};
+
+/// Searches of a batch that take turns on one thread: enough that a node has arrived from memory when its turn comes,
+/// few enough that their lists stay in the first caches.
+const INTERLEAVED: usize = 8;
+fn w() -> usize {
+    std::env::var("W").ok().and_then(|s| s.parse().ok()).unwrap_or(INTERLEAVED)
+}
 
 /// An open Vamana index.
 pub(crate) struct VamanaIndex {
@@ -30,27 +40,54 @@ pub(crate) struct VamanaIndex {
     entry: u32,
     ids: Ids,
     nodes: Nodes,
-    /// Read when a search first navigates by codes.
+    /// Of the `inline` layout.
+    inline: Option<Inline>,
+    /// Read when a search first navigates by codes; of the `compact` layout.
     codes: OnceLock<Codes>,
     /// Held while they are read, so that they are read once.
     reading_codes: Mutex<()>,
 }
 
-enum Nodes {
-    Memory(AlignedBytes),
-    Drive { file: DirectFile, section_offset: u64 },
+/// What the `inline` layout keeps in memory beside its nodes.
+struct Inline {
+    codes: EdgeCodes,
+    entries: EntryTable,
 }
 
-struct Codes {
+/// Product-quantised codes in memory.
+pub(super) struct Codes {
     pq: ProductQuantizer,
     codes: AlignedBytes,
 }
 
-/// Working memory of one search.
+impl Codes {
+    /// Navigation distance of a node.
+    #[inline(always)]
+    pub(super) fn score(&self, table: &[f32], node: u32) -> f32 {
+        let width = self.pq.code_bytes();
+        self.pq.score(table, &self.codes.as_slice()[node as usize * width..(node as usize + 1) * width])
+    }
+}
+
+/// Working memory of one search, or of one batch.
 #[derive(Default)]
 pub(crate) struct VamanaScratch {
-    walk: WalkScratch,
+    walks: Vec<Walk>,
     cache: PageCache,
+    query: Vec<f32>,
+    rotated: Vec<f32>,
+}
+
+impl Observer for QueryStats {
+    fn entered(&mut self, scored: usize) {
+        self.distances += scored as u64;
+    }
+
+    #[inline(always)]
+    fn visited(&mut self, scored: usize) {
+        self.distances += scored as u64;
+        self.hops += 1;
+    }
 }
 
 impl VamanaIndex {
@@ -59,8 +96,7 @@ impl VamanaIndex {
         let IndexParams::Vamana(params) = &meta.params else {
             return Err(damaged("section meta is of another kind of index".into()));
         };
-        let record = VectorRecord { dtype: meta.dtype, dim: meta.dim, metric: meta.metric };
-        let layout = NodeLayout { record, max_degree: params.max_degree };
+        let layout = params.node_layout(meta.dtype, meta.dim, meta.metric);
         let n = u32::try_from(meta.n).map_err(|_| damaged(format!("{} rows are more than a graph holds", meta.n)))?;
         let entry = meta.entry.filter(|&e| e < n).ok_or_else(|| damaged("the entry is not a node".into()))?;
         let nodes_entry = file.entry(Section::Nodes)?;
@@ -68,39 +104,54 @@ impl VamanaIndex {
             return Err(damaged(format!("section nodes has {} bytes, not those of {n} nodes", nodes_entry.length)));
         }
         let nodes = match residency {
-            Residency::Memory => {
-                let bytes = file.section(Section::Nodes)?;
-                check_neighbors(&bytes, layout, n).map_err(damaged)?;
-                Nodes::Memory(bytes)
-            }
+            Residency::Memory => Nodes::Memory(MemoryNodes::read(&file, layout, n)?),
             Residency::Ssd => {
-                Nodes::Drive { file: DirectFile::open(file.path(), file.sums()?)?, section_offset: nodes_entry.offset }
+                let section = nodes_entry.offset;
+                let file = DirectFile::open(file.path(), file.sums()?)?;
+                Nodes::Drive(DriveNodes { file, section, layout, n })
             }
         };
+        let inline = match layout.edges {
+            Edges::Compact => None,
+            Edges::Inline { bits } => Some(Inline::read(&file, meta, bits, n)?),
+        };
         let ids = Ids::read(&file, meta.n)?;
-        Ok(Self { layout, n, entry, ids, nodes, codes: OnceLock::new(), reading_codes: Mutex::new(()), file })
+        let (codes, reading_codes) = (OnceLock::new(), Mutex::new(()));
+        Ok(Self { layout, n, entry, ids, nodes, inline, codes, reading_codes, file })
     }
 
     /// Bytes held in memory.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let nodes = match &self.nodes {
-            Nodes::Memory(bytes) => bytes.as_slice().len() as u64,
-            Nodes::Drive { file, .. } => file.sums_bytes(),
+            Nodes::Memory(nodes) => nodes.resident_bytes(),
+            Nodes::Drive(nodes) => nodes.file.sums_bytes(),
         };
         let codes = self.codes.get().map_or(0, |c| c.codes.as_slice().len() as u64);
-        nodes + codes + self.ids.bytes()
+        let entries = self.inline.as_ref().map_or(0, |inline| inline.entries.resident_bytes());
+        nodes + codes + entries + self.ids.bytes()
     }
 
     pub(crate) fn ids(&self) -> &Ids {
         &self.ids
     }
 
+    /// What `Best` stands for: the codes that nodes hold, where they do.
+    pub(crate) fn navigate(&self, asked: Navigate) -> Navigate {
+        match (asked, &self.inline) {
+            (Navigate::Best, Some(_)) => Navigate::Codes,
+            (Navigate::Best, None) => Navigate::Exact,
+            _ => asked,
+        }
+    }
+
     /// The vector record at a position.
     pub(crate) fn vector<'a>(&'a self, position: u32, cache: &'a mut PageCache) -> Result<&'a [u8], BuilderError> {
-        let (start, length) = (self.layout.offset(position), self.layout.record.bytes());
+        let length = self.layout.record.bytes();
         match &self.nodes {
-            Nodes::Memory(nodes) => Ok(&nodes.as_slice()[start..start + length]),
-            Nodes::Drive { file, section_offset } => cache.bytes(file, section_offset + start as u64, length),
+            Nodes::Memory(nodes) => Ok(&nodes.node(position)[..length]),
+            Nodes::Drive(nodes) => {
+                cache.bytes(&nodes.file, nodes.section + self.layout.offset(position) as u64, length)
+            }
         }
     }
 
@@ -112,57 +163,140 @@ impl VamanaIndex {
         navigate: Navigate,
         scratch: &mut VamanaScratch,
     ) -> Result<Hits, BuilderError> {
-        let scorer = RecordScorer::new(self.layout.record, query)?;
-        let codes = match navigate {
-            Navigate::Exact => None,
-            Navigate::Codes => Some((self.codes()?, self.table(query)?)),
-        };
-        let list = search_list.max(k);
+        let navigate = self.navigate(navigate);
         scratch.cache.clear();
-        let mut stats = dispatch_scorer!(&scorer, typed => self.walk(typed, codes.as_ref(), list, scratch))?;
-        let expanded = &mut scratch.walk.expanded;
-        stats.hops = expanded.len() as u64;
-        stats.pages = scratch.cache.pages_read();
+        let VamanaScratch { walks, cache, query: coordinates, rotated } = scratch;
+        if walks.is_empty() {
+            walks.push(Walk::default());
+        }
+        let walk = &mut walks[0];
+        let list = search_list.max(k);
+        let mut stats = QueryStats::default();
+        let scorer = RecordScorer::new(self.layout.record, query)?;
+        match (&self.nodes, navigate, &self.inline) {
+            (Nodes::Memory(nodes), Navigate::Codes, Some(inline)) => {
+                let prepared = inline.prepare(query, coordinates, rotated);
+                let mut view = self.inline_view(inline, nodes, scorer, prepared);
+                let Ok(()) = greedy_search(&mut view, list, walk, &mut stats);
+            }
+            (Nodes::Drive(nodes), Navigate::Codes, Some(inline)) => {
+                let prepared = inline.prepare(query, coordinates, rotated);
+                let source = CachedNodes { nodes, cache };
+                let mut view = self.inline_view(inline, source, scorer, prepared);
+                greedy_search(&mut view, list, walk, &mut stats)?;
+            }
+            (nodes, _, _) => {
+                let codes = match navigate {
+                    Navigate::Best | Navigate::Exact => None,
+                    Navigate::Codes => Some((self.codes()?, self.table(query)?)),
+                };
+                dispatch_scorer!(&scorer, typed => match nodes {
+                    Nodes::Memory(nodes) => {
+                        let Ok(()) = self.walk(nodes, typed, codes.as_ref(), list, walk, &mut stats);
+                    }
+                    Nodes::Drive(nodes) => {
+                        let source = CachedNodes { nodes, cache };
+                        self.walk(source, typed, codes.as_ref(), list, walk, &mut stats)?;
+                    }
+                });
+            }
+        }
+        stats.pages = cache.pages_read();
         stats.bytes = stats.pages * crate::file::PAGE as u64;
-        // Ties go to the lower row of the data set.
-        let row = |hit: &Scored| self.ids.get(hit.id);
-        expanded.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then_with(|| row(a).cmp(&row(b))));
-        let nearest = &expanded[..k.min(expanded.len())];
-        Ok(Hits {
-            ids: nearest.iter().map(|hit| self.ids.get(hit.id)).collect(),
-            distances: nearest.iter().map(|hit| self.layout.record.metric.reported(hit.distance)).collect(),
-            stats,
-        })
+        Ok(self.hits(walk, k, stats))
     }
 
-    /// Walks with the view that residency and navigation ask for; the statistics lack hops and pages.
-    fn walk<A: Kernels, T: Kernels>(
+    /// Answers all of `queries` on this thread; where nodes are read from memory one visit at a time, several searches
+    /// take turns, and the nodes of the others arrive while one computes.
+    pub(crate) fn search_batch(
         &self,
-        scorer: &Typed<A, T>,
+        queries: &RowsView<'_>,
+        k: usize,
+        search_list: usize,
+        navigate: Navigate,
+        scratch: &mut VamanaScratch,
+    ) -> Result<Vec<Hits>, BuilderError> {
+        let navigate = self.navigate(navigate);
+        let query = |at: usize| queries.slice(at..at + 1);
+        let (Nodes::Memory(nodes), Navigate::Codes, Some(inline)) = (&self.nodes, navigate, &self.inline) else {
+            return (0..queries.len()).map(|at| self.search(&query(at), k, search_list, navigate, scratch)).collect();
+        };
+        let list = search_list.max(k);
+        let mut answers = vec![Hits::default(); queries.len()];
+        let mut waiting = 0..queries.len();
+        let VamanaScratch { walks, query: coordinates, rotated, .. } = scratch;
+        walks.resize_with(walks.len().max(w()), Walk::default);
+        let mut begin = |at: usize, walk: &mut Walk| -> Result<_, BuilderError> {
+            let scorer = RecordScorer::new(self.layout.record, &query(at))?;
+            let mut view = self.inline_view(inline, nodes, scorer, inline.prepare(&query(at), coordinates, rotated));
+            let mut stats = QueryStats::default();
+            let Ok(()) = walk.begin(&mut view, list, &mut stats);
+            Ok((view, Watched { query: at, stats }))
+        };
+        let mut tasks = Vec::with_capacity(INTERLEAVED);
+        for (walk, at) in walks.iter_mut().take(w()).zip(waiting.by_ref()) {
+            let (view, observer) = begin(at, walk)?;
+            tasks.push(Task { view, walk, observer });
+        }
+        let mut failed = None;
+        let Ok(()) = interleave(&mut tasks, |task| {
+            answers[task.observer.query] = self.hits(task.walk, k, task.observer.stats);
+            let Some(at) = waiting.next() else { return Ok(false) };
+            match begin(at, task.walk) {
+                Ok((view, observer)) => (task.view, task.observer) = (view, observer),
+                Err(error) => {
+                    failed = failed.take().or(Some(error));
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        });
+        failed.map_or(Ok(answers), Err)
+    }
+
+    fn inline_view<'a, S: NodeSource>(
+        &'a self,
+        inline: &'a Inline,
+        source: S,
+        scorer: RecordScorer,
+        query: EdgeQuery,
+    ) -> InlineView<'a, S> {
+        let Inline { codes, entries } = inline;
+        InlineView { source, layout: self.layout, scorer, codes, query, entries, entry: self.entry }
+    }
+
+    /// Walks by exact distances, or by codes in memory where there are some.
+    fn walk<S: NodeSource, D: Score>(
+        &self,
+        source: S,
+        scorer: D,
         codes: Option<&(&Codes, Vec<f32>)>,
         list: usize,
-        scratch: &mut VamanaScratch,
-    ) -> Result<QueryStats, BuilderError> {
-        let VamanaScratch { walk, cache } = scratch;
-        let layout = self.layout;
-        match &self.nodes {
-            Nodes::Memory(nodes) => {
-                let view = MemoryView { nodes: nodes.as_slice(), layout, scorer, distances: 0 };
-                let Ok(stats) = drive(view, codes, self.entry, list, walk);
-                Ok(stats)
-            }
-            Nodes::Drive { file, section_offset } => {
-                let view = DriveView {
-                    index: self,
-                    file,
-                    section_offset: *section_offset,
-                    layout,
-                    scorer,
-                    cache,
-                    distances: 0,
-                };
-                drive(view, codes, self.entry, list, walk)
-            }
+        walk: &mut Walk,
+        stats: &mut QueryStats,
+    ) -> Result<(), S::Error> {
+        let mut view = ExactView { source, layout: self.layout, scorer, entry: self.entry, neighbors: Vec::new() };
+        match codes {
+            None => greedy_search(&mut view, list, walk, stats),
+            Some((codes, table)) => greedy_search(&mut CodesView { inner: view, codes, table }, list, walk, stats),
+        }
+    }
+
+    /// The k nearest of the nodes that a walk expanded.
+    fn hits(&self, walk: &mut Walk, k: usize, stats: QueryStats) -> Hits {
+        // Ties go to the lower row of the data set.
+        let row = |hit: &Scored| self.ids.get(hit.id);
+        let order = |a: &Scored, b: &Scored| a.distance.total_cmp(&b.distance).then_with(|| row(a).cmp(&row(b)));
+        let mut nearest = walk.expanded.as_mut_slice();
+        if nearest.len() > k {
+            nearest.select_nth_unstable_by(k, order);
+            nearest = &mut nearest[..k];
+        }
+        nearest.sort_unstable_by(order);
+        Hits {
+            ids: nearest.iter().map(row).collect(),
+            distances: nearest.iter().map(|hit| self.layout.record.metric.reported(hit.distance)).collect(),
+            stats,
         }
     }
 
@@ -200,171 +334,39 @@ impl VamanaIndex {
     }
 }
 
-/// Runs the walk on `view`, or on codes where there are some.
-fn drive<V: ExactView>(
-    mut view: V,
-    codes: Option<&(&Codes, Vec<f32>)>,
-    entry: u32,
-    list: usize,
-    walk: &mut WalkScratch,
-) -> Result<QueryStats, V::Error> {
-    let distances = match codes {
-        None => {
-            greedy_search(&mut view, entry, list, walk)?;
-            view.distances()
-        }
-        Some((codes, table)) => {
-            let mut view = CodesView { inner: view, codes, table, distances: 0 };
-            greedy_search(&mut view, entry, list, walk)?;
-            view.distances + view.inner.distances()
-        }
-    };
-    Ok(QueryStats { distances, ..QueryStats::default() })
+/// The number of a query of a batch, and what its search cost so far.
+struct Watched {
+    query: usize,
+    stats: QueryStats,
 }
 
-/// Every neighbour position of a section read into memory is a node.
-fn check_neighbors(nodes: &AlignedBytes, layout: NodeLayout, n: u32) -> Result<(), String> {
-    let mut neighbors = Vec::new();
-    for position in 0..n {
-        neighbors.clear();
-        layout.neighbors(&nodes.as_slice()[layout.offset(position)..], &mut neighbors);
-        if let Some(wrong) = neighbors.iter().find(|&&neighbor| neighbor >= n) {
-            return Err(format!("node {position} names neighbour {wrong} of {n} nodes"));
-        }
-    }
-    Ok(())
-}
-
-/// What the search needs of a view of vectors beside the walk's demands.
-trait ExactView: GraphView {
-    /// Distances computed so far.
-    fn distances(&self) -> u64;
-
-    /// The exact distance of a node.
-    fn exact(&mut self, node: u32) -> Result<f32, Self::Error>;
-}
-
-/// All nodes in memory.
-struct MemoryView<'a, A, T> {
-    nodes: &'a [u8],
-    layout: NodeLayout,
-    scorer: &'a Typed<A, T>,
-    distances: u64,
-}
-
-impl<A, T> MemoryView<'_, A, T> {
+impl Observer for Watched {
     #[inline(always)]
-    fn node(&self, position: u32) -> &[u8] {
-        let start = self.layout.offset(position);
-        &self.nodes[start..start + self.layout.node_bytes()]
+    fn visited(&mut self, scored: usize) {
+        self.stats.visited(scored);
     }
 }
 
-impl<A: Kernels, T: Kernels> ExactView for MemoryView<'_, A, T> {
-    fn distances(&self) -> u64 {
-        self.distances
-    }
-
-    #[inline(always)]
-    fn exact(&mut self, node: u32) -> Result<f32, Infallible> {
-        self.distances += 1;
-        Ok(self.scorer.distance(self.layout.vector(self.node(node))))
-    }
-}
-
-impl<A: Kernels, T: Kernels> GraphView for MemoryView<'_, A, T> {
-    type Error = Infallible;
-
-    #[inline(always)]
-    fn expand(&mut self, node: u32, found: f32, neighbors: &mut Vec<u32>) -> Result<f32, Infallible> {
-        self.layout.neighbors(self.node(node), neighbors);
-        Ok(found)
-    }
-
-    #[inline(always)]
-    fn score(&mut self, nodes: &[u32], scores: &mut Vec<f32>) -> Result<(), Infallible> {
-        self.distances += nodes.len() as u64;
-        for &node in nodes {
-            super::insert::prefetch(self.layout.vector(self.node(node)));
+impl Inline {
+    fn read(file: &IndexFile, meta: &Meta, bits: u8, n: u32) -> Result<Self, BuilderError> {
+        let damaged = |problem: String| BuilderError::damaged(file.path(), problem);
+        let codec = file.section(Section::Codec)?;
+        let (codes, rest) =
+            EdgeCodes::from_bytes(codec.as_slice(), meta.dim, meta.metric, Isa::best()).map_err(damaged)?;
+        if codes.bits() != bits || !rest.is_empty() {
+            let problem = format!("section codec is of {} bits, with {} bytes to spare", codes.bits(), rest.len());
+            return Err(damaged(problem));
         }
-        scores.extend(nodes.iter().map(|&node| self.scorer.distance(self.layout.vector(self.node(node)))));
-        Ok(())
-    }
-}
-
-/// Nodes on the drive, read by page; a page is fetched once a query.
-struct DriveView<'a, A, T> {
-    index: &'a VamanaIndex,
-    file: &'a DirectFile,
-    section_offset: u64,
-    layout: NodeLayout,
-    scorer: &'a Typed<A, T>,
-    cache: &'a mut PageCache,
-    distances: u64,
-}
-
-impl<A, T> DriveView<'_, A, T> {
-    fn offset(&self, position: u32) -> u64 {
-        self.section_offset + self.layout.offset(position) as u64
-    }
-}
-
-impl<A: Kernels, T: Kernels> ExactView for DriveView<'_, A, T> {
-    fn distances(&self) -> u64 {
-        self.distances
+        let nav = file.section(Section::Nav)?;
+        let entries = EntryTable::from_bytes(nav.as_slice(), &codes, n).map_err(damaged)?;
+        Ok(Self { codes, entries })
     }
 
-    fn exact(&mut self, node: u32) -> Result<f32, BuilderError> {
-        self.distances += 1;
-        let offset = self.offset(node);
-        Ok(self.scorer.distance(self.cache.bytes(self.file, offset, self.layout.record.bytes())?))
-    }
-}
-
-impl<A: Kernels, T: Kernels> GraphView for DriveView<'_, A, T> {
-    type Error = BuilderError;
-
-    fn expand(&mut self, node: u32, found: f32, neighbors: &mut Vec<u32>) -> Result<f32, BuilderError> {
-        let offset = self.offset(node);
-        let bytes = self.cache.bytes(self.file, offset, self.layout.node_bytes())?;
-        self.layout.neighbors(bytes, neighbors);
-        if let Some(wrong) = neighbors.iter().find(|&&neighbor| neighbor >= self.index.n) {
-            let problem = format!("node {node} names neighbour {wrong} of {} nodes", self.index.n);
-            return Err(BuilderError::damaged(self.index.file.path(), problem));
-        }
-        Ok(found)
-    }
-
-    fn score(&mut self, nodes: &[u32], scores: &mut Vec<f32>) -> Result<(), BuilderError> {
-        for &node in nodes {
-            scores.push(self.exact(node)?);
-        }
-        Ok(())
-    }
-}
-
-/// Any view, navigated by codes in memory: only expanded nodes are read and scored exactly.
-struct CodesView<'a, V> {
-    inner: V,
-    codes: &'a Codes,
-    table: &'a [f32],
-    distances: u64,
-}
-
-impl<V: ExactView> GraphView for CodesView<'_, V> {
-    type Error = V::Error;
-
-    fn expand(&mut self, node: u32, found: f32, neighbors: &mut Vec<u32>) -> Result<f32, V::Error> {
-        self.inner.expand(node, found, neighbors)?;
-        self.inner.exact(node)
-    }
-
-    fn score(&mut self, nodes: &[u32], scores: &mut Vec<f32>) -> Result<(), V::Error> {
-        self.distances += nodes.len() as u64;
-        let width = self.codes.pq.code_bytes();
-        let all = self.codes.codes.as_slice();
-        let code = |node: u32| &all[node as usize * width..(node as usize + 1) * width];
-        scores.extend(nodes.iter().map(|&node| self.codes.pq.score(self.table, code(node))));
-        Ok(())
+    fn prepare(&self, query: &RowsView<'_>, coordinates: &mut Vec<f32>, rotated: &mut Vec<f32>) -> EdgeQuery {
+        coordinates.clear();
+        kiln_kernels::dispatch_rows!(query, v => coordinates.extend(v.iter().map(|x| kiln_kernels::Element::to_f32(*x))));
+        let mut prepared = EdgeQuery::default();
+        self.codes.prepare(coordinates, rotated, &mut prepared);
+        prepared
     }
 }

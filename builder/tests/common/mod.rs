@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_builder::{
     BuildReport, BuildRequest, BuilderError, Effort, GraphMethod, Hits, Index, IndexKind, IndexParams, IvfPqParams,
-    Navigate, Residency, SearchParams, Searcher, VamanaParams, build,
+    Layout, Navigate, Residency, SearchParams, Searcher, VamanaParams, build,
 };
 use kiln_datasets::MemorySource;
 use kiln_kernels::pq::CodeBits;
@@ -47,8 +47,23 @@ pub fn defaults(kind: IndexKind, rows: &Rows) -> IndexParams {
 
 /// A small graph, quick to build.
 pub fn vamana(max_degree: usize, build_list: usize, m: usize) -> VamanaParams {
-    let (alpha, bits) = (1.2, CodeBits::Eight);
-    VamanaParams { method: GraphMethod::Insert, max_degree, build_list, alpha, m, bits, opq: false, seed: 42 }
+    VamanaParams {
+        method: GraphMethod::Insert,
+        max_degree,
+        build_list,
+        alpha: 1.2,
+        layout: Layout::Compact,
+        edge_bits: 2,
+        m,
+        bits: CodeBits::Eight,
+        opq: false,
+        seed: 42,
+    }
+}
+
+/// A small graph in the inline layout.
+pub fn inline(max_degree: usize, build_list: usize, edge_bits: u8) -> VamanaParams {
+    VamanaParams { layout: Layout::Inline, edge_bits, ..vamana(max_degree, build_list, 1) }
 }
 
 /// A few lists, quick to build.

@@ -25,9 +25,9 @@ pub(super) unsafe fn scan(bits: u8, scan: Scan<'_>, ids: &[u32], blocks: &[u8], 
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn scan_bits<const BITS: u32>(scan: Scan<'_>, ids: &[u32], blocks: &[u8], found: &mut Vec<Scored>) {
-    let query = scan.query.coordinates.as_slice();
+    let query = scan.coordinates;
     let code_bytes = query.len() * BITS as usize / 8 * LANES;
-    let (offset, unit) = (_mm256_set1_ps(scan.query.offset), _mm256_set1_ps(scan.query.unit));
+    let (offset, unit) = (_mm256_set1_ps(scan.offset), _mm256_set1_ps(scan.unit));
     let (additive_unit, base) = (_mm256_set1_ps(scan.additive_unit), _mm256_set1_ps(scan.base));
     for (block, ids) in blocks.chunks_exact(code_bytes + FACTOR_BYTES).zip(ids.chunks_exact(LANES)) {
         for (half, ids) in ids.chunks_exact(8).enumerate() {

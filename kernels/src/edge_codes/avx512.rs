@@ -25,9 +25,9 @@ pub(super) unsafe fn scan(bits: u8, scan: Scan<'_>, ids: &[u32], blocks: &[u8], 
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn scan_bits<const BITS: u32>(scan: Scan<'_>, ids: &[u32], blocks: &[u8], found: &mut Vec<Scored>) {
-    let query = scan.query.coordinates.as_slice();
+    let query = scan.coordinates;
     let code_bytes = query.len() * BITS as usize / 8 * LANES;
-    let (offset, unit) = (_mm512_set1_ps(scan.query.offset), _mm512_set1_ps(scan.query.unit));
+    let (offset, unit) = (_mm512_set1_ps(scan.offset), _mm512_set1_ps(scan.unit));
     let (additive_unit, base) = (_mm512_set1_ps(scan.additive_unit), _mm512_set1_ps(scan.base));
     let bound = _mm512_set1_ps(scan.bound);
     found.reserve(ids.len());
@@ -75,18 +75,36 @@ unsafe fn plane<const WIDTH: u32>(query: &[i8], codes: *const u8) -> __m512i {
         // SAFETY: the plane has so many words of sixteen lanes, and the query four coordinates for each part of them.
         unsafe {
             let packed = _mm512_loadu_si512(codes.add(word * 4 * LANES).cast());
-            let coordinates = query_words.add(word * per_byte);
-            let mut part = 0;
-            while part < per_byte {
-                let shifted = _mm512_srl_epi32(packed, _mm_cvtsi32_si128((part as u32 * WIDTH) as i32));
-                let levels = if WIDTH == 8 { packed } else { _mm512_and_si512(shifted, mask) };
-                let four = _mm512_set1_epi32(coordinates.add(part).read_unaligned());
-                if part % 2 == 0 {
-                    even = _mm512_dpbusd_epi32(even, levels, four);
-                } else {
-                    odd = _mm512_dpbusd_epi32(odd, levels, four);
-                }
-                part += 1;
+            let four = |part: usize| _mm512_set1_epi32(query_words.add(word * per_byte + part).read_unaligned());
+            if WIDTH == 8 {
+                even = _mm512_dpbusd_epi32(even, packed, four(0));
+            }
+            // The shift must be known when this is compiled.
+            macro_rules! part {
+                ($sum:ident, $part:literal, $shift:expr) => {
+                    let levels = _mm512_and_si512(_mm512_srli_epi32::<{ $shift }>(packed), mask);
+                    $sum = _mm512_dpbusd_epi32($sum, levels, four($part));
+                };
+            }
+            if WIDTH == 4 {
+                part!(even, 0, 0);
+                part!(odd, 1, 4);
+            }
+            if WIDTH == 2 {
+                part!(even, 0, 0);
+                part!(odd, 1, 2);
+                part!(even, 2, 4);
+                part!(odd, 3, 6);
+            }
+            if WIDTH == 1 {
+                part!(even, 0, 0);
+                part!(odd, 1, 1);
+                part!(even, 2, 2);
+                part!(odd, 3, 3);
+                part!(even, 4, 4);
+                part!(odd, 5, 5);
+                part!(even, 6, 6);
+                part!(odd, 7, 7);
             }
         }
     }

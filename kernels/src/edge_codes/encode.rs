@@ -84,41 +84,36 @@ impl<'a> EdgeEncoder<'a> {
         Self { codes, node: vec![0.0; padded], neighbor: vec![0.0; padded], levels: vec![0; padded] }
     }
 
-    /// Appends the blocks of `places` (a multiple of sixteen) neighbour places to `out`. `node` is the node's vector,
-    /// `neighbor(place)` the vector of a neighbour, or `None` where there is none; all of unit length or zero under
-    /// cosine.
-    pub fn encode<N: AsRef<[f32]>>(
+    /// Appends the blocks of `places` (a multiple of sixteen) neighbour places to `out`. `load_node` writes the node's
+    /// vector `(dim)`, `load_neighbor` that of the neighbour in a place, or returns false where there is none; all are of
+    /// unit length or zero under cosine.
+    pub fn encode(
         &mut self,
-        node: &[f32],
         places: usize,
-        mut neighbor: impl FnMut(usize) -> Option<N>,
+        load_node: impl FnOnce(&mut [f32]),
+        mut load_neighbor: impl FnMut(usize, &mut [f32]) -> bool,
         out: &mut Vec<u8>,
     ) {
         let codes = self.codes;
-        let zero_node = node.iter().all(|&x| x == 0.0);
-        self.node[..codes.dim].copy_from_slice(node);
+        load_node(&mut self.node[..codes.dim]);
+        let is_zero = |vector: &[f32]| codes.metric == Metric::Cosine && vector.iter().all(|&x| x == 0.0);
+        let zero_node = is_zero(&self.node);
         codes.rotation.apply(&mut self.node[..codes.dim]);
         for block in 0..places / LANES {
             let start = out.len();
             out.resize(start + codes.block_bytes(), 0);
             let (packed, factors) = out[start..].split_at_mut(codes.block_bytes() - super::FACTOR_BYTES);
             for lane in 0..LANES {
-                let factor = match neighbor(block * LANES + lane) {
-                    None => Factors { additive: f32::INFINITY, multiplicative: 0.0 },
-                    Some(vector) => {
-                        let vector = vector.as_ref();
-                        self.neighbor[..codes.dim].copy_from_slice(vector);
-                        codes.rotation.apply(&mut self.neighbor[..codes.dim]);
-                        let mut factor = self.quantise();
-                        if codes.metric == Metric::Cosine {
-                            // A zero row is at distance 1 from everything, where half a squared distance says 1/2.
-                            let zero = vector.iter().all(|&x| x == 0.0);
-                            factor.additive += 0.5 * (f32::from(u8::from(zero)) - f32::from(u8::from(zero_node)));
-                        }
-                        pack(codes.bits, &self.levels, lane, packed);
-                        factor
-                    }
-                };
+                let mut factor = Factors { additive: f32::INFINITY, multiplicative: 0.0 };
+                if load_neighbor(block * LANES + lane, &mut self.neighbor[..codes.dim]) {
+                    // A zero row is at distance 1 from everything, where half a squared distance says 1/2.
+                    let zero = is_zero(&self.neighbor[..codes.dim]);
+                    let correction = 0.5 * (f32::from(u8::from(zero)) - f32::from(u8::from(zero_node)));
+                    codes.rotation.apply(&mut self.neighbor[..codes.dim]);
+                    factor = self.quantise();
+                    factor.additive += correction;
+                    pack(codes.bits, &self.levels, lane, packed);
+                }
                 put(factors, lane, factor.additive / codes.additive_unit);
                 put(factors, LANES + lane, factor.multiplicative / codes.multiplicative_unit);
             }

@@ -63,10 +63,20 @@ pub struct EdgeCodes {
 pub struct EdgeQuery {
     /// Rotated coordinates over `unit`, zeros up to [`EdgeCodes::padded_dim`].
     coordinates: Vec<i8>,
-    /// `bits`-dependent middle level times the sum of the coordinates.
-    offset: f32,
-    /// Unit of the coordinates times that of the multiplicative factor.
+    /// Sum of the coordinates, in units.
+    sum: f32,
+    /// What one of the coordinates stands for.
     unit: f32,
+    /// Ordering distance to the center of the codes.
+    from_center: f32,
+}
+
+impl EdgeQuery {
+    /// The query's distance to the center of the codes, as [`EdgeCodes::neighbors_below`] wants it for a node that lies
+    /// there.
+    pub fn from_center(&self) -> f32 {
+        self.from_center
+    }
 }
 
 impl EdgeCodes {
@@ -85,9 +95,31 @@ impl EdgeCodes {
         self.dim.next_multiple_of(32)
     }
 
+    /// The same codes at another width: queries that these prepare fit those too.
+    ///
+    /// # Panics
+    /// When `bits` is none of [`WIDTHS`].
+    pub fn with_bits(&self, bits: u8) -> Self {
+        assert!(WIDTHS.contains(&bits), "codes of {bits} bits");
+        Self { bits, ..self.clone() }
+    }
+
     /// Bytes of the codes and factors of sixteen neighbours.
     pub fn block_bytes(&self) -> usize {
         block_bytes(self.dim, self.bits)
+    }
+
+    /// The nearest of the rows that are coded relative to the center, by estimate; ties go to the first.
+    /// `ids` and `blocks` are as in [`neighbors_below`](Self::neighbors_below).
+    pub fn nearest_to(&self, query: &EdgeQuery, ids: &[u32], blocks: &[u8], found: &mut Vec<Scored>) -> Option<Scored> {
+        let mut best: Option<Scored> = None;
+        for (ids, block) in ids.chunks_exact(LANES).zip(blocks.chunks_exact(self.block_bytes())) {
+            found.clear();
+            let bound = best.map_or(f32::INFINITY, |best| best.distance);
+            self.neighbors_below(query, query.from_center, bound, ids, block, found);
+            best = best.into_iter().chain(found.iter().copied()).min();
+        }
+        best
     }
 
     /// Prepares `query` `(dim)`, reusing the memory of `prepared`. Under cosine only its direction counts.
@@ -99,18 +131,27 @@ impl EdgeCodes {
             rotated.iter_mut().for_each(|x| *x *= inverse);
         }
         self.rotation.apply(rotated);
-        let mut largest = 0f32;
-        for (x, center) in rotated.iter_mut().zip(&self.center) {
-            *x -= center;
-            largest = largest.max(x.abs());
+        let mut largest = [0f32; LANES];
+        rotated.iter_mut().zip(&self.center).for_each(|(x, center)| *x -= center);
+        for chunk in rotated.chunks(LANES) {
+            for (largest, x) in largest.iter_mut().zip(chunk) {
+                *largest = if x.abs() > *largest { x.abs() } else { *largest };
+            }
         }
+        let largest = largest.into_iter().fold(0.0, f32::max);
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
         prepared.coordinates.clear();
-        prepared.coordinates.extend(rotated.iter().map(|x| (x * inverse).round_ties_even() as i8));
-        let sum: i32 = prepared.coordinates.iter().map(|&x| i32::from(x)).sum();
+        // Adding 1.5 x 2^23 rounds to an integer and leaves it in the lowest bits.
+        prepared.coordinates.extend(rotated.iter().map(|x| (x * inverse + 12_582_912.0).to_bits() as i8));
+        prepared.sum = prepared.coordinates.iter().map(|&x| i32::from(x)).sum::<i32>() as f32;
         prepared.coordinates.resize(self.padded_dim(), 0);
-        prepared.offset = middle(self.bits) * sum as f32;
-        prepared.unit = largest / 127.0 * self.multiplicative_unit;
+        prepared.unit = largest / 127.0;
+        let squared: f32 = rotated.iter().map(|x| x * x).sum();
+        prepared.from_center = match self.metric {
+            Metric::L2 => squared,
+            Metric::Cosine => 0.5 * squared,
+            Metric::InnerProduct => 0.0,
+        };
     }
 
     /// Appends to `found` every neighbour whose estimated distance is below `bound`, in the order of their places.
@@ -133,7 +174,14 @@ impl EdgeCodes {
         assert_eq!(ids.len() % LANES, 0);
         assert_eq!(blocks.len(), ids.len() / LANES * self.block_bytes());
         assert_eq!(query.coordinates.len(), self.padded_dim());
-        let scan = Scan { base, bound, additive_unit: self.additive_unit, query };
+        let scan = Scan {
+            coordinates: &query.coordinates,
+            offset: middle(self.bits) * query.sum,
+            unit: query.unit * self.multiplicative_unit,
+            additive_unit: self.additive_unit,
+            base,
+            bound,
+        };
         #[cfg(target_arch = "x86_64")]
         match self.isa.0 {
             // SAFETY: an `Isa` is proof that its instructions are available; the lengths were checked above.
@@ -207,10 +255,15 @@ fn planes(bits: u8) -> &'static [(u32, u32)] {
 /// What a scan of one node needs of its query.
 #[derive(Clone, Copy)]
 struct Scan<'a> {
+    /// Of the query, padded.
+    coordinates: &'a [i8],
+    /// What the middle level adds to every product.
+    offset: f32,
+    /// Unit of a product of levels and coordinates, times that of the multiplicative factor.
+    unit: f32,
+    additive_unit: f32,
     base: f32,
     bound: f32,
-    additive_unit: f32,
-    query: &'a EdgeQuery,
 }
 
 #[cfg(test)]

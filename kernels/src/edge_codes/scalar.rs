@@ -11,7 +11,7 @@ pub(super) fn scan(bits: u8, scan: Scan<'_>, ids: &[u32], blocks: &[u8], found: 
         let (codes, factors) = block.split_at(block_bytes - FACTOR_BYTES);
         let factor = |at: usize| f16::from_le_bytes([factors[2 * at], factors[2 * at + 1]]).to_f32();
         for (lane, &id) in ids.iter().enumerate() {
-            let product = dot(bits, scan.query.coordinates.as_slice(), codes, lane);
+            let product = dot(bits, scan.coordinates, codes, lane);
             let distance = estimate(&scan, factor(lane), factor(LANES + lane), product);
             if distance < scan.bound {
                 found.push(Scored { distance, id });
@@ -23,7 +23,7 @@ pub(super) fn scan(bits: u8, scan: Scan<'_>, ids: &[u32], blocks: &[u8], found: 
 /// The estimate from its parts, in the order of operations that every instruction set keeps.
 #[inline(always)]
 pub(super) fn estimate(scan: &Scan<'_>, additive: f32, multiplicative: f32, product: i32) -> f32 {
-    let product = (product as f32 - scan.query.offset) * scan.query.unit;
+    let product = (product as f32 - scan.offset) * scan.unit;
     multiplicative.mul_add(product, additive.mul_add(scan.additive_unit, scan.base))
 }
 

@@ -42,7 +42,8 @@ struct Case {
 
 /// Row 0 is the node, the others its neighbours; the last place of the last block stays empty.
 fn case(rows: Vec<Vec<f32>>, bits: u8, metric: Metric, isa: Isa) -> Case {
-    let seen: Vec<Vec<f32>> = rows.iter().map(|row| if metric == Metric::Cosine { unit(row) } else { row.clone() }).collect();
+    let seen: Vec<Vec<f32>> =
+        rows.iter().map(|row| if metric == Metric::Cosine { unit(row) } else { row.clone() }).collect();
     let dim = rows[0].len();
     let mean: Vec<f32> = (0..dim).map(|i| seen.iter().map(|row| row[i]).sum::<f32>() / seen.len() as f32).collect();
     let zero = vec![0.0; dim];
@@ -50,9 +51,11 @@ fn case(rows: Vec<Vec<f32>>, bits: u8, metric: Metric, isa: Isa) -> Case {
     let radius = seen.iter().map(|row| squared(row, from).sqrt()).fold(0.0, f32::max);
     let codes = EdgeCodes::train(EdgeTraining { mean: &mean, radius, bits, metric, seed: 5 }, isa);
     let places = rows.len().next_multiple_of(LANES);
-    let ids: Vec<u32> = (0..places).map(|place| if place + 1 < rows.len() { place as u32 } else { NO_NEIGHBOR }).collect();
+    let ids: Vec<u32> =
+        (0..places).map(|place| if place + 1 < rows.len() { place as u32 } else { NO_NEIGHBOR }).collect();
     let mut blocks = Vec::new();
-    EdgeEncoder::new(&codes).encode(&seen[0], places, |place| seen.get(place + 1), &mut blocks);
+    let load = |place: usize, into: &mut [f32]| seen.get(place + 1).map(|row| into.copy_from_slice(row)).is_some();
+    EdgeEncoder::new(&codes).encode(places, |into| into.copy_from_slice(&seen[0]), load, &mut blocks);
     assert_eq!(blocks.len(), places / LANES * codes.block_bytes());
     Case { codes, rows, ids, blocks }
 }
@@ -129,7 +132,8 @@ fn estimates_are_unbiased_and_within_the_bound_of_their_width() {
                 }
                 let mean = errors.iter().sum::<f32>() / errors.len() as f32;
                 let measured = (errors.iter().map(|e| e * e).sum::<f32>() / errors.len() as f32).sqrt();
-                let label = format!("{metric}, dim {dim}, {bits} bits: mean {mean}, deviation {measured} for {deviation}");
+                let label =
+                    format!("{metric}, dim {dim}, {bits} bits: mean {mean}, deviation {measured} for {deviation}");
                 assert!(mean.abs() < 0.1 * deviation + 0.002, "{label}");
                 assert!(measured < 1.15 * deviation + 0.004, "{label}");
                 assert_eq!(outside, 0, "{label}");

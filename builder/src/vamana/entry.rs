@@ -1,0 +1,81 @@
+//! Where a search of an `inline` index starts: the nearest of a sample of rows.
+//!
+//! In: rows. Out: section `nav`, the sampled rows' positions and codes relative to the mean of all rows, as if a node at
+//! the mean had them for neighbours. A query scores all of them, which costs less than the hops it saves.
+
+use kiln_kernels::Scored;
+use kiln_kernels::edge_codes::{EdgeCodes, EdgeQuery, LANES, NO_NEIGHBOR, block_bytes};
+
+use crate::quantiser::sample_rows;
+
+/// Rows sampled at most.
+const SAMPLE: usize = 1024;
+
+/// Bits a coordinate of their codes.
+const BITS: u8 = 4;
+
+/// The sampled rows.
+pub(crate) struct EntryTable {
+    codes: EdgeCodes,
+    ids: Vec<u32>,
+    blocks: Vec<u8>,
+}
+
+impl EntryTable {
+    /// Rows to sample from `n`, ascending.
+    pub(crate) fn rows(n: usize, seed: u64) -> Vec<usize> {
+        sample_rows(n, SAMPLE, seed)
+    }
+
+    /// The codes that the table uses beside the edges' own.
+    pub(crate) fn codes(edges: &EdgeCodes) -> EdgeCodes {
+        edges.with_bits(BITS)
+    }
+
+    /// Places for so many sampled rows.
+    pub(crate) fn places(rows: usize) -> usize {
+        rows.next_multiple_of(LANES)
+    }
+
+    /// The section: u32 places, one u32 position a place, then the blocks.
+    pub(crate) fn to_bytes(positions: &[u32], blocks: &[u8]) -> Vec<u8> {
+        let mut ids = positions.to_vec();
+        ids.resize(Self::places(positions.len()), NO_NEIGHBOR);
+        let mut bytes = (ids.len() as u32).to_le_bytes().to_vec();
+        bytes.extend_from_slice(bytemuck::cast_slice(&ids));
+        bytes.extend_from_slice(blocks);
+        bytes
+    }
+
+    /// Reads the section of an index of `n` nodes; the error says what does not fit.
+    pub(crate) fn from_bytes(bytes: &[u8], edges: &EdgeCodes, n: u32) -> Result<Self, String> {
+        let words = bytes.as_chunks::<4>().0;
+        let places = words.first().map_or(0, |b| u32::from_le_bytes(*b)) as usize;
+        let expected = places
+            .checked_mul(4 + block_bytes(edges.dim(), BITS) / LANES)
+            .and_then(|bytes| bytes.checked_add(4))
+            .filter(|_| places > 0 && places.is_multiple_of(LANES));
+        if expected != Some(bytes.len()) {
+            return Err(format!("section nav has {} bytes, not those of {places} rows", bytes.len()));
+        }
+        let ids: Vec<u32> = words[1..=places].iter().map(|b| u32::from_le_bytes(*b)).collect();
+        if let Some(wrong) = ids.iter().find(|&&id| id >= n && id != NO_NEIGHBOR) {
+            return Err(format!("section nav names node {wrong} of {n}"));
+        }
+        Ok(Self { codes: Self::codes(edges), ids, blocks: bytes[4 + 4 * places..].to_vec() })
+    }
+
+    /// The sampled row that is nearest to the query by its code, if any can be told; `scratch` is working memory.
+    pub(crate) fn nearest(&self, query: &EdgeQuery, scratch: &mut Vec<Scored>) -> Option<Scored> {
+        self.codes.nearest_to(query, &self.ids, &self.blocks, scratch)
+    }
+
+    /// Rows that are scored.
+    pub(crate) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        (4 * self.ids.len() + self.blocks.len()) as u64
+    }
+}
