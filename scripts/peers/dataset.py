@@ -1,9 +1,9 @@
 """Takes an HDF5 file of ann-benchmarks' layout apart, once, into .npy files that processes map into memory.
 
-    base.npy, queries.npy          rows in the file's own type: what the judge measures with
-    base.f32.npy, queries.f32.npy  the same in float32, at unit length if the set is angular: what engines are given
-    truth.npy                      (q, K) ids of the true nearest, nearest first
-    set.json                       name, metric, rows, dim, queries, dtype of the file
+base.npy, queries.npy          rows in the file's own type: what the judge measures with
+base.f32.npy, queries.f32.npy  the same in float32, at unit length if the set is angular: what engines are given
+truth.npy                      (q, K) ids of the true nearest, nearest first
+set.json                       name, metric, rows, dim, queries, dtype of the file
 """
 
 import json

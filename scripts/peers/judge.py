@@ -1,7 +1,7 @@
 """Recall, by one rule for everybody: engines hand in ids, and are believed nothing else.
 
-Distances are recomputed in float64 from the data set's own rows. An id is a hit if its distance is at most the true k-th
-distance d, ties included: d (1 + 1e-6) + 1e-6. A second time the same id, or none (outside the rows), is a miss.
+Distances are recomputed in float64 from the data set's own rows. An id is a hit if its distance is at most
+d (1 + 1e-6) + 1e-6, where d is the true k-th distance: ties are hits. The same id again, or none, is a miss.
 """
 
 TOLERANCE = 1e-6  # relative, and absolute

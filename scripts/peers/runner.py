@@ -1,7 +1,7 @@
 """Runs one row of the table in a process of its own, in the environment of its library.
 
-Enters, as JSON lines on stdin: {"do": "build"}, then {"do": "sweep", "first": true or false} as often as
-wanted. Leaves, as JSON lines on stdout: `ready`, `built`, one `setting` a search setting, `swept`; or one `error`, and the
+Enters, as JSON lines on stdin: {"do": "build"}, then {"do": "sweep", "first": true or false} as often as wanted.
+Leaves, as JSON lines on stdout: `ready`, `built`, one `setting` a search setting, `swept`; or one `error`, and the
 process ends. Answers of the first sweep are written as .npy files. It times; it does not judge.
 """
 
@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -69,9 +70,8 @@ def build(engine, job):
     if before is not None:
         built["extra_rss_bytes"] = memory("VmHWM") - before
     built.update(own or {})
-    saved = Path(job.folder) / "saved"
-    saved.mkdir()
-    built["index_bytes"] = engine.index_bytes(str(saved))
+    with tempfile.TemporaryDirectory(dir=job.folder) as saved:
+        built["index_bytes"] = engine.index_bytes(saved)
     return built
 
 
@@ -100,7 +100,7 @@ def sweep(engine, job, first, say):
 
 
 def serve(options, say):
-    _, engine_class = engines.catalogue()[options.row]
+    engine_class = engines.catalogue()[options.row].engine
     engine = engine_class(engine_class.rows[options.row])
     version = engine.version()
     job = job_of(options, engine)

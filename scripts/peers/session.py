@@ -84,7 +84,10 @@ def selftest():
 
     with tempfile.TemporaryDirectory() as folder:
         log = os.path.join(folder, "log")
-        echo = session("import sys\nfor line in sys.stdin: print('{\"event\": \"heard\", \"it\": ' + line + '}', flush=True)")
+        echo = session(
+            "import json, sys\n"
+            "for line in sys.stdin: print(json.dumps({'event': 'heard', 'it': json.loads(line)}), flush=True)"
+        )
         echo.tell(do="x")
         assert echo.hear(30, "testing") == {"event": "heard", "it": {"do": "x"}}, "echo"
         echo.close()
@@ -94,7 +97,7 @@ def selftest():
             ("raise SystemExit(3)", "it ended with exit code 3 while testing"),
             ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL, out of memory most likely, while testing"),
             ("import os; os.abort()", "killed by SIGABRT while testing"),
-            ("print('{\"event\": \"error\", \"reason\": \"so\"}', flush=True)", "so"),
+            ('print(\'{"event": "error", "reason": "so"}\', flush=True)', "so"),
         ):
             try:
                 session(script).hear(30, "testing")

@@ -3,9 +3,9 @@
 #
 #     scripts/peers/setup.sh [LIB...]      all of them unless some are named
 #
-# Environments lie in $KILN_PEERS_HOME, or in scripts/peers/.venvs; $PYTHON makes them (python3). Versions and hashes are
-# pinned, and each file lists all that its library needs. A library that cannot be installed is one line on stderr, and
-# the exit status 1 after all the others.
+# Environments lie in $KILN_PEERS_HOME, or in scripts/peers/.venvs; $PYTHON makes them (python3). Versions and hashes
+# are pinned, and each file lists all that its library needs. A library that cannot be installed is one line on stderr,
+# and the exit status 1 after all the others.
 
 set -eu
 

@@ -1,7 +1,7 @@
 """The libraries that are measured, one file each: what the runner asks of them, and how it finds them.
 
-A file defines one class, `Engine`, and is enrolled by being here. It is called as its environment, requirements/LIB.txt,
-is. The library itself is imported inside the methods: the driver reads the rows of all files without having any library.
+A file defines one class, `Engine`, and is enrolled by being here. It is called as its environment is, which is made
+from requirements/LIB.txt. The library is imported inside the methods: the driver reads all rows without having any.
 """
 
 import importlib
@@ -12,7 +12,8 @@ import time
 from typing import NamedTuple
 
 K = 10  # neighbours wanted
-PASSES = 3  # timed passes over the whole query set, after one to warm up
+PASSES = 3  # timed passes over the whole query set, at least, after one to warm up
+MORE_PASSES, MORE_SECONDS = 50, 0.3  # a small set is over in milliseconds: passes go on to either of these
 LATENCY_QUERIES = 1000  # at most, asked one a call
 
 
@@ -39,6 +40,14 @@ class Measurement(NamedTuple):
     mode: str = "batch"  # or "one by one", where the timed passes asked one query a call
 
 
+class Entry(NamedTuple):
+    """A row of the table."""
+
+    library: str  # the file it comes from
+    environment: str  # what it runs in
+    engine: type
+
+
 class Engine:
     environment = None  # the requirements it is installed from; None: the file's own name
     distribution = None  # its name on PyPI
@@ -52,7 +61,7 @@ class Engine:
         return importlib.metadata.version(self.distribution)
 
     def build(self, job):
-        """Builds the index of `job.base` on `job.threads` threads. Returns figures that the runner cannot see, or None."""
+        """Builds the index of `job.base` on `job.threads` threads. Returns what the runner cannot see, if anything."""
         raise NotImplementedError
 
     def index_bytes(self, folder):
@@ -80,7 +89,7 @@ class Engine:
         self.use(setting)
         self.search(job.queries)
         seconds, cpu_seconds = [], 0.0
-        for _ in range(PASSES):
+        while len(seconds) < PASSES or (len(seconds) < MORE_PASSES and sum(seconds) < MORE_SECONDS):
             cpu_started, started = time.process_time(), time.perf_counter()
             ids = self.search(job.queries)
             seconds.append(time.perf_counter() - started)
@@ -99,15 +108,15 @@ class Engine:
 
 
 def catalogue():
-    """Row name -> (name of its environment, its class), in order of files."""
-    rows = {}
+    """Row name -> Entry, in order of files."""
+    entries = {}
     for module in pkgutil.iter_modules(__path__):
         engine = importlib.import_module(f"{__name__}.{module.name}").Engine
         for name in engine.rows:
-            if name in rows:
+            if name in entries:
                 raise ValueError(f"two engines have a row {name}")
-            rows[name] = (engine.environment or module.name, engine)
-    return rows
+            entries[name] = Entry(module.name, engine.environment or module.name, engine)
+    return entries
 
 
 def size_of(path):

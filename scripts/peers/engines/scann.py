@@ -13,7 +13,7 @@ class Engine(Base):
         import scann
 
         # 2,000 leaves for 737 thousand rows, 500 for 53 thousand.
-        leaves = max(100, round(2.33 * math.sqrt(len(job.base)), -2))
+        leaves = max(100, 100 * round(2.33 * math.sqrt(len(job.base)) / 100))
         # Anisotropic codes are for inner products, which rank rows of unit length as the angle does.
         angular = job.metric == "angular"
         measure, threshold = ("dot_product", 0.2) if angular else ("squared_l2", float("nan"))
