@@ -10,6 +10,7 @@
 use std::convert::Infallible;
 
 use kiln_kernels::cpu::robust_prune_one;
+pub(super) use kiln_kernels::distance::prefetch;
 use kiln_kernels::distance::{GraphAux, GraphGeometry, Isa, Kernels, QueryGeometry};
 use kiln_kernels::{Metric, Progress, PruneParams, Scored};
 use ndarray::{Array1, ArrayView2};
@@ -84,20 +85,6 @@ impl<T: Kernels> GraphView for BuildView<'_, '_, T> {
         scores.extend(nodes.iter().map(|&node| self.space.distance(self.query, node)));
         Ok(())
     }
-}
-
-/// Asks for a row's cache lines before they are needed.
-#[inline(always)]
-pub(super) fn prefetch<T>(row: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(row)).step_by(64) {
-        // SAFETY: a prefetch never faults, and the address lies within the row.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(row.as_ptr().byte_add(line).cast());
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = row;
 }
 
 /// Builds the graph of `rows` `(n, dim)`, n >= 1.
