@@ -7,7 +7,7 @@ use kiln_kernels::{Backend, Metric, Progress, Rows, dispatch_rows};
 use ndarray::ArrayView2;
 
 use super::layout::NodeLayout;
-use super::{Graph, insert, order};
+use super::{Graph, insert, order, partition};
 use crate::error::BuilderError;
 use crate::file::Section;
 use crate::file::writer::IndexWriter;
@@ -27,10 +27,14 @@ pub(crate) fn build_and_write<B: Backend>(
     watch: &mut Stopwatch<'_>,
     progress: &dyn Progress,
 ) -> Result<u32, BuilderError> {
-    // Every row is inserted once and searched for once more.
-    watch.stage("graph", 2 * rows.len() as u64);
+    let resident = backend.upload(Arc::clone(rows), metric)?;
     let graph = match params.method {
-        GraphMethod::Insert => dispatch_rows!(rows.view(), v => insert::build_graph(v, metric, params, progress)),
+        GraphMethod::Partition => partition::build_graph(backend, &resident, rows, metric, params, watch, progress)?,
+        GraphMethod::Insert => {
+            // Every row is inserted once and searched for once more.
+            watch.stage("graph", 2 * rows.len() as u64);
+            dispatch_rows!(rows.view(), v => insert::build_graph(v, metric, params, progress))
+        }
     };
 
     watch.stage("train codes", 0);
@@ -39,7 +43,6 @@ pub(crate) fn build_and_write<B: Backend>(
     let pq = train_quantiser(backend, sample.view(), quantiser)?;
 
     watch.stage("encode", 0);
-    let resident = backend.upload(Arc::clone(rows), metric)?;
     let codes = backend.pq_encode(&resident, None, &pq)?;
 
     watch.stage("write", rows.len() as u64);

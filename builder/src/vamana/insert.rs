@@ -188,7 +188,7 @@ pub(super) fn prune<T: Kernels>(space: &Space<'_, T>, point: u32, candidates: &m
 }
 
 /// The row nearest to the mean of all rows (under cosine, of all rows at unit length).
-fn medoid<T: Kernels>(rows: ArrayView2<'_, T>, aux: &GraphAux, metric: Metric) -> u32 {
+pub(super) fn medoid<T: Kernels>(rows: ArrayView2<'_, T>, aux: &GraphAux, metric: Metric) -> u32 {
     let inverse = |i: usize| aux.inverse_norms().get(i).copied().unwrap_or(1.0);
     let mut sum = Array1::<f64>::zeros(rows.ncols());
     for (i, row) in rows.outer_iter().enumerate() {
