@@ -17,6 +17,8 @@ use crate::vamana::layout::{Edges, NodeLayout};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GraphMethod {
+    /// All pairs of many small overlapping leaves, pruned (after PiPNN, arXiv 2602.21247).
+    Partition,
     /// Vamana as published, in batches (DiskANN, NeurIPS 2019; ParlayANN, PPoPP 2024).
     Insert,
 }
@@ -39,7 +41,7 @@ pub struct VamanaParams {
     pub method: GraphMethod,
     /// Edges a node at most, R.
     pub max_degree: usize,
-    /// Candidates kept while inserting, L.
+    /// Candidates kept while inserting, L; `partition` uses it only where it links rows that nothing reaches.
     pub build_list: usize,
     /// Occlusion factor of robust prune, at least 1.
     pub alpha: f64,
@@ -102,14 +104,14 @@ pub enum IndexParams {
 impl IndexParams {
     /// Sane parameters for `n` rows of `dim` coordinates.
     ///
-    /// Vamana: R 64, L 100, alpha 1.2. IVF-PQ: nlist near 2 sqrt(n), a power of two. Both: four
+    /// Vamana: `partition`, R 64, L 100, alpha 1.2. IVF-PQ: nlist near 2 sqrt(n), a power of two. Both: four
     /// coordinates a byte of code.
     pub fn defaults(kind: IndexKind, n: u64, dim: usize) -> Self {
         let m = dim.div_ceil(4).max(1);
         let (bits, opq, seed) = (CodeBits::Eight, false, 42);
         match kind {
             IndexKind::Vamana => IndexParams::Vamana(VamanaParams {
-                method: GraphMethod::Insert,
+                method: GraphMethod::Partition,
                 max_degree: 64,
                 build_list: 100,
                 alpha: 1.2,

@@ -137,14 +137,29 @@ pub trait Backend: Send + Sync {
         lists: &Lists<u32>,
     ) -> Result<Vec<f32>, BackendError>;
 
-    /// Robust prune of each point's candidates (any order, duplicates and the point itself allowed),
-    /// whose distances must come from this backend's graph geometry ([`crate::distance::GraphGeometry`]).
-    /// Out: at most `max_degree` kept ids a point, nearest first.
+    /// All pairs of small sets of rows: for each member of each leaf, in order, its `k` nearest other members (all of them
+    /// in a smaller leaf), ascending by (distance, id), at their distances in this backend's graph geometry
+    /// ([`crate::distance::GraphGeometry`]). A leaf names a row once. Which neighbours are found may err among the last
+    /// few where the rows are not integers under L2; the distances do not.
+    fn leaf_neighbors(&self, rows: &Self::Rows, leaves: &Lists<u32>, k: usize) -> Result<Lists<Scored>, BackendError>;
+
+    /// The `k` nearest `leaders` (row numbers, each once) of each of `points` in the graph geometry, nearest first, as
+    /// exactly as [`Backend::leaf_neighbors`]; a leader is its own nearest. Out: `(points, min(k, leaders))`, flat.
+    fn nearest_leaders(
+        &self,
+        rows: &Self::Rows,
+        points: &[u32],
+        leaders: &[u32],
+        k: usize,
+    ) -> Result<Vec<u32>, BackendError>;
+
+    /// Robust prune of each point's candidates (any order, duplicates and the point itself allowed) in the graph
+    /// geometry. Out: at most `max_degree` kept ids a point, nearest first.
     fn robust_prune(
         &self,
         base: &Self::Rows,
         points: &[u32],
-        candidates: &Lists<Scored>,
+        candidates: &Lists<u32>,
         params: PruneParams,
     ) -> Result<Lists<u32>, BackendError>;
 

@@ -18,7 +18,7 @@ use crate::metric::Metric;
 use crate::plain;
 use crate::pq::{CodeBits, PqTraining, ProductQuantizer};
 use crate::rows::Rows;
-use crate::topk::{PAD_ID, Scored};
+use crate::topk::PAD_ID;
 
 /// Relative error allowed between f32 and the f64 twin.
 pub const TOLERANCE: f64 = 1e-5;
@@ -42,7 +42,7 @@ const SHAPES: [(usize, usize, usize, usize); 7] = [
 macro_rules! conformance_tests {
     ($name:ident, $make:expr) => {
         mod $name {
-            $crate::conformance_tests!(@stages $name, $make, nearest, gather_distances, robust_prune, kmeans_step, pq_encode);
+            $crate::conformance_tests!(@stages $name, $make, nearest, gather_distances, leaf_neighbors, nearest_leaders, robust_prune, kmeans_step, pq_encode);
         }
     };
     (@stages $name:ident, $make:expr, $($stage:ident),*) => {
@@ -161,24 +161,102 @@ pub fn gather_distances<B: Backend>(backend: &B) {
     });
 }
 
+/// Share of a list's neighbours that must lie as near as the twin's where the rows are not integers under L2.
+const SELECTED: f64 = 0.98;
+
+/// Leaves of many sizes over `n` rows, from one member up; members ascend in some and not in others.
+fn some_leaves(n: usize) -> Lists<u32> {
+    let sizes = [1, 2, 3, 17, 40, 150, 700];
+    let leaf = |(i, &size): (usize, &usize)| {
+        let mut leaf: Vec<u32> = (0..size.min(n)).map(|j| ((j * 7 + i * 5) % n) as u32).collect();
+        leaf.sort_unstable();
+        leaf.dedup();
+        if i % 2 == 1 {
+            leaf.reverse();
+        }
+        leaf
+    };
+    sizes.iter().enumerate().map(leaf).chain([Vec::new()]).collect()
+}
+
+/// [`Backend::leaf_neighbors`]: every member's list in order and complete, at exact distances; integers under L2 rank by
+/// rank at the twin's distances, others with [`SELECTED`] of them.
+pub fn leaf_neighbors<B: Backend>(backend: &B) {
+    for_every_case(|metric, dtype, (_, n, dim, k)| {
+        let context = format!("{metric} {dtype} {n}x{dim} k {k}");
+        let base = Arc::new(random_rows(dtype, n, dim, 10));
+        let b = base.view().to_f32();
+        let max = plain::max_squared_norm(b.view());
+        let scale = magnitude(metric, &b, &b);
+        let leaves = some_leaves(n);
+        let resident = backend.upload(base, metric).expect("upload");
+        let got = backend.leaf_neighbors(&resident, &leaves, k).expect("leaf neighbors");
+        let expected = plain::leaf_neighbors(metric, b.view(), &leaves, k);
+        assert_eq!((got.len(), leaves.items.len()), (expected.len(), expected.len()), "{context}");
+        let (mut near, mut all) = (0usize, 0usize);
+        for ((&member, got), expected) in leaves.items.iter().zip(got.iter()).zip(&expected) {
+            assert_eq!(got.len(), expected.len(), "{context}");
+            assert!(got.is_sorted(), "{context}: {got:?}");
+            let mut ids: Vec<u32> = got.iter().map(|s| s.id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            assert!(ids.len() == got.len() && !ids.contains(&member), "{context}: {member}: {got:?}");
+            let last = expected.last().map_or(0.0, |e| e.0);
+            for (got, &(at, _)) in got.iter().zip(expected) {
+                let (a, b) = (b.row(member as usize), b.row(got.id as usize));
+                assert_close(got.distance, plain::graph_distance(metric, a, b, max), scale, &context);
+                if dtype.is_integer() && metric == Metric::L2 {
+                    assert_close(got.distance, at, scale, &context);
+                }
+                near += usize::from(f64::from(got.distance) <= last + TOLERANCE * scale.max(1.0));
+                all += 1;
+            }
+        }
+        assert!(near as f64 >= SELECTED * all as f64, "{context}: {near} of {all} neighbours are near");
+    });
+}
+
+/// [`Backend::nearest_leaders`]: distinct, in order, as near as the twin's.
+pub fn nearest_leaders<B: Backend>(backend: &B) {
+    for_every_case(|metric, dtype, (_, n, dim, k)| {
+        let context = format!("{metric} {dtype} {n}x{dim} k {k}");
+        let base = Arc::new(random_rows(dtype, n, dim, 11));
+        let b = base.view().to_f32();
+        let max = plain::max_squared_norm(b.view());
+        let scale = magnitude(metric, &b, &b);
+        let leaders: Vec<u32> = (0..n as u32).filter(|i| i % 3 == 0).take(200).collect();
+        let points: Vec<u32> = (0..n.min(60) as u32).rev().collect();
+        let resident = backend.upload(base, metric).expect("upload");
+        let got = backend.nearest_leaders(&resident, &points, &leaders, k).expect("nearest leaders");
+        let each = k.min(leaders.len());
+        assert_eq!(got.len(), points.len() * each, "{context}");
+        let (mut near, mut all) = (0usize, 0usize);
+        for (&point, got) in points.iter().zip(got.chunks(each)) {
+            let to = |leader: u32| plain::graph_distance(metric, b.row(point as usize), b.row(leader as usize), max);
+            let mut expected: Vec<f64> = leaders.iter().map(|&leader| to(leader)).collect();
+            expected.sort_by(f64::total_cmp);
+            let found: Vec<f64> = got.iter().map(|&leader| to(leader)).collect();
+            let slack = TOLERANCE * scale.max(1.0);
+            assert!(found.windows(2).all(|w| w[0] <= w[1] + slack), "{context}: {found:?}");
+            assert!(got.iter().all(|id| leaders.contains(id)), "{context}: {got:?}");
+            assert_eq!(got.iter().collect::<std::collections::HashSet<_>>().len(), each, "{context}: {got:?}");
+            near += found.iter().filter(|&&d| d <= expected[each - 1] + slack).count();
+            all += each;
+        }
+        assert!(near as f64 >= SELECTED * all as f64, "{context}: {near} of {all} leaders are near");
+    });
+}
+
 /// [`Backend::robust_prune`]. Integers under L2 are exact; floats may swap near-ties, so most lists must agree.
 pub fn robust_prune<B: Backend>(backend: &B) {
     for_every_case(|metric, dtype, (_, n, dim, k)| {
         let context = format!("{metric} {dtype} {n}x{dim}");
         let base = Arc::new(random_rows(dtype, n, dim, 5));
         let b = base.view().to_f32();
-        let max = plain::max_squared_norm(b.view());
         let points: Vec<u32> = (0..n.min(40) as u32).collect();
-        let candidates: Lists<Scored> = points
+        let candidates: Lists<u32> = points
             .iter()
-            .map(|&p| {
-                let scored = |j: usize| {
-                    let id = ((p as usize * 13 + j * j) % n) as u32;
-                    let distance = plain::graph_distance(metric, b.row(p as usize), b.row(id as usize), max) as f32;
-                    Scored { distance, id }
-                };
-                (0..60).map(scored).collect()
-            })
+            .map(|&p| (0..60).map(|j: usize| ((p as usize * 13 + j * j) % n) as u32).collect())
             .collect();
         let params = PruneParams { max_degree: k.max(2), alpha: 1.2 };
         let resident = backend.upload(base, metric).expect("upload");

@@ -50,20 +50,43 @@ pub fn max_squared_norm(base: ArrayView2<'_, f32>) -> f64 {
     base.outer_iter().map(|row| dot(row, row)).fold(0.0, f64::max)
 }
 
+/// For each member of each leaf its `k` nearest other members in the graph's distance, ascending by (distance, id).
+pub fn leaf_neighbors(
+    metric: Metric,
+    base: ArrayView2<'_, f32>,
+    leaves: &Lists<u32>,
+    k: usize,
+) -> Vec<Vec<(f64, u32)>> {
+    let max = max_squared_norm(base);
+    let to = |a: u32, b: u32| (graph_distance(metric, base.row(a as usize), base.row(b as usize), max), b);
+    let mut lists = Vec::new();
+    for leaf in leaves.iter() {
+        for &member in leaf {
+            let mut others: Vec<(f64, u32)> =
+                leaf.iter().filter(|&&other| other != member).map(|&other| to(member, other)).collect();
+            others.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            others.truncate(k);
+            lists.push(others);
+        }
+    }
+    lists
+}
+
 /// Robust prune by its definition: in order of distance, a candidate is kept unless a kept neighbour k
 /// has alpha * d(k, c) < d(p, c); first with alpha 1, then with the full alpha while there is room.
 pub fn robust_prune(
     metric: Metric,
     base: ArrayView2<'_, f32>,
     points: &[u32],
-    candidates: &Lists<Scored>,
+    candidates: &Lists<u32>,
     params: PruneParams,
 ) -> Lists<u32> {
     let max = max_squared_norm(base);
     let between = |a: u32, b: u32| graph_distance(metric, base.row(a as usize), base.row(b as usize), max);
     let mut all = Lists::default();
     for (&point, list) in points.iter().zip(candidates.iter()) {
-        let mut list: Vec<Scored> = list.iter().copied().filter(|c| c.id != point).collect();
+        let scored = |&id: &u32| Scored { distance: between(point, id) as f32, id };
+        let mut list: Vec<Scored> = list.iter().filter(|&&id| id != point).map(scored).collect();
         list.sort();
         list.dedup_by_key(|c| c.id);
         let mut kept: Vec<Scored> = Vec::new();

@@ -57,6 +57,8 @@ enum DeviceArg {
 /// How a graph is built.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum MethodArg {
+    /// All pairs of many small overlapping leaves, pruned
+    Partition,
     /// Vamana as published, in batches
     Insert,
 }
@@ -73,7 +75,7 @@ enum LayoutArg {
 /// Build parameters; each replaces a derived default.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ParamArgs {
-    /// Vamana: how the graph is built [default: insert]
+    /// Vamana: how the graph is built [default: partition]
     #[arg(long, value_enum, help_heading = "Vamana")]
     method: Option<MethodArg>,
     /// Vamana: edges a node at most, R [default: 64]
@@ -166,7 +168,9 @@ impl ParamArgs {
         match &mut params {
             IndexParams::Vamana(p) => {
                 p.method = match self.method {
-                    Some(MethodArg::Insert) | None => GraphMethod::Insert,
+                    Some(MethodArg::Partition) => GraphMethod::Partition,
+                    Some(MethodArg::Insert) => GraphMethod::Insert,
+                    None => p.method,
                 };
                 p.max_degree = self.max_degree.unwrap_or(p.max_degree);
                 p.build_list = self.build_list.unwrap_or(p.build_list);

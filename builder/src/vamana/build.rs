@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::entry::EntryTable;
 use super::layout::{Edges, NodeLayout};
-use super::{Graph, insert, order};
+use super::{Graph, insert, order, partition};
 use crate::error::BuilderError;
 use crate::file::Section;
 use crate::file::writer::IndexWriter;
@@ -35,10 +35,14 @@ pub(crate) fn build_and_write<B: Backend>(
     watch: &mut Stopwatch<'_>,
     progress: &dyn Progress,
 ) -> Result<u32, BuilderError> {
-    // Every row is inserted once and searched for once more.
-    watch.stage("graph", 2 * rows.len() as u64);
+    let resident = backend.upload(Arc::clone(rows), metric)?;
     let graph = match params.method {
-        GraphMethod::Insert => dispatch_rows!(rows.view(), v => insert::build_graph(v, metric, params, progress)),
+        GraphMethod::Partition => partition::build_graph(backend, &resident, rows, metric, params, watch, progress)?,
+        GraphMethod::Insert => {
+            // Every row is inserted once and searched for once more.
+            watch.stage("graph", 2 * rows.len() as u64);
+            dispatch_rows!(rows.view(), v => insert::build_graph(v, metric, params, progress))
+        }
     };
     let layout = params.node_layout(rows.dtype(), rows.dim(), metric);
     let order = order::page_order(&graph, layout.nodes_per_page());
@@ -50,7 +54,7 @@ pub(crate) fn build_and_write<B: Backend>(
     let placed = Placed { graph: &graph, layout, order: &order, position_of: &position_of };
     match layout.edges {
         Edges::Compact => {
-            write_codes(backend, rows, metric, params, &order, writer, watch)?;
+            write_codes(backend, &resident, rows, metric, params, &order, writer, watch)?;
             watch.stage("write", rows.len() as u64);
             dispatch_rows!(rows.view(), v => placed.write(v, writer, progress, || (), |(), row, page| {
                 let neighbors = graph.neighbors(row).iter();
@@ -67,8 +71,10 @@ pub(crate) fn build_and_write<B: Backend>(
 }
 
 /// The sections `codec` and `codes` of the `compact` layout.
+#[expect(clippy::too_many_arguments, reason = "each is one thing, and there is one caller")]
 fn write_codes<B: Backend>(
     backend: &B,
+    resident: &B::Rows,
     rows: &Arc<Rows>,
     metric: Metric,
     params: &VamanaParams,
@@ -81,8 +87,7 @@ fn write_codes<B: Backend>(
     let sample = crate::quantiser::sample(rows, metric, params.seed);
     let pq = train_quantiser(backend, sample.view(), quantiser)?;
     watch.stage("encode", 0);
-    let resident = backend.upload(Arc::clone(rows), metric)?;
-    let codes = backend.pq_encode(&resident, None, &pq)?;
+    let codes = backend.pq_encode(resident, None, &pq)?;
     writer.section(Section::Codec, |sink| sink.write(&pq.to_bytes()))?;
     writer.section(Section::Codes, |sink| {
         let (width, codes) = (codes.ncols(), codes.as_slice().expect("codes are contiguous by construction"));

@@ -10,7 +10,7 @@
 use std::convert::Infallible;
 
 use kiln_kernels::cpu::robust_prune_one;
-use kiln_kernels::distance::{GraphAux, GraphGeometry, Isa, Kernels, QueryGeometry};
+use kiln_kernels::distance::{GraphAux, GraphGeometry, Isa, Kernels, QueryGeometry, prefetch};
 use kiln_kernels::{Metric, Progress, PruneParams, Scored};
 use ndarray::{Array1, ArrayView2};
 use rand::SeedableRng;
@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::walk::{GraphView, Visit, VisitedSet, Walk, greedy_search};
-use super::{Graph, prefetch};
+use super::Graph;
 use crate::params::VamanaParams;
 
 /// Room beyond R, as a factor, so that a reverse edge rarely forces a prune.
@@ -201,7 +201,7 @@ pub(super) fn prune<T: Kernels>(space: &Space<'_, T>, point: u32, candidates: &m
 }
 
 /// The row nearest to the mean of all rows (under cosine, of all rows at unit length).
-fn medoid<T: Kernels>(rows: ArrayView2<'_, T>, aux: &GraphAux, metric: Metric) -> u32 {
+pub(super) fn medoid<T: Kernels>(rows: ArrayView2<'_, T>, aux: &GraphAux, metric: Metric) -> u32 {
     let inverse = |i: usize| aux.inverse_norms().get(i).copied().unwrap_or(1.0);
     let mut sum = Array1::<f64>::zeros(rows.ncols());
     for (i, row) in rows.outer_iter().enumerate() {

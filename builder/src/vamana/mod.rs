@@ -6,7 +6,10 @@ pub(crate) mod insert;
 pub(crate) mod layout;
 mod nodes;
 pub(crate) mod order;
+pub(crate) mod partition;
 pub(crate) mod repair;
+pub(crate) mod reservoir;
+pub(crate) mod reverse;
 pub(crate) mod saturate;
 pub(crate) mod search;
 mod views;
@@ -61,18 +64,4 @@ impl Graph {
         let last = row as usize * self.capacity + self.degrees[row as usize] as usize - 1;
         std::mem::replace(&mut self.edges[last], edge)
     }
-}
-
-/// Asks for the cache lines of `items` before they are needed.
-#[inline(always)]
-pub(super) fn prefetch<T>(items: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(items)).step_by(64) {
-        // SAFETY: a prefetch never faults, and the address lies within the slice.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(items.as_ptr().byte_add(line).cast());
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = items;
 }

@@ -4,8 +4,9 @@
 
 use std::convert::Infallible;
 
+use kiln_kernels::distance::prefetch;
+
 use super::layout::NodeLayout;
-use super::prefetch;
 use crate::error::BuilderError;
 use crate::file::huge::HugeBytes;
 use crate::file::pages::{DirectFile, PageCache};

@@ -4,18 +4,22 @@
 //! `nearest` and `gather_distances` return comes from the row kernels of [`crate::distance`], and depends neither on
 //! tiling nor on threads. k-means and encoding take the products at their word.
 
+mod bytes;
+mod floats;
+mod leaves;
 mod nearest;
 mod prune;
 mod quantise;
+mod sketch;
 mod tiles;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use crate::backend::{Backend, BackendError, KMeansStep, Lists, MAX_DIM, PruneParams};
-use crate::distance::{GraphAux, Isa, QueryGeometry, inverse_norm};
+use crate::distance::{GraphAux, GraphGeometry, Isa, QueryGeometry, inverse_norm};
 use crate::element::Element;
 use crate::metric::Metric;
 use crate::pq::ProductQuantizer;
@@ -24,6 +28,8 @@ use crate::topk::{Neighbors, Scored};
 use crate::{dispatch_rows, distance::Kernels};
 
 pub use prune::robust_prune_one;
+
+use sketch::Sketch;
 
 /// The CPU, on the rayon pool of the caller.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +43,8 @@ pub struct CpuRows {
     rows: Arc<Rows>,
     metric: Metric,
     aux: GraphAux,
+    /// Made when leaves or leaders are first searched.
+    sketch: OnceLock<Sketch>,
 }
 
 impl CpuRows {
@@ -77,6 +85,12 @@ impl CpuBackend {
     pub fn isa(&self) -> Isa {
         self.isa
     }
+
+    fn leaves<'a, T: Kernels>(&self, typed: ArrayView2<'a, T>, rows: &'a CpuRows) -> leaves::Leaves<'a, T> {
+        let geometry = GraphGeometry::new(&rows.aux, self.isa);
+        let sketch = rows.sketch.get_or_init(|| Sketch::new(&typed, &geometry));
+        leaves::Leaves { rows: typed, geometry, sketch }
+    }
 }
 
 impl Backend for CpuBackend {
@@ -98,7 +112,7 @@ impl Backend for CpuBackend {
             });
         }
         let aux = dispatch_rows!(rows.view(), v => GraphAux::new(v, metric));
-        Ok(CpuRows { rows, metric, aux })
+        Ok(CpuRows { rows, metric, aux, sketch: OnceLock::new() })
     }
 
     fn nearest(&self, queries: &CpuRows, base: &CpuRows, k: usize) -> Result<Neighbors, BackendError> {
@@ -132,11 +146,31 @@ impl Backend for CpuBackend {
         Ok(with_pair(queries, base, self.isa, &mut GatherTask { queries, base, lists }))
     }
 
+    fn leaf_neighbors(&self, rows: &CpuRows, leaves: &Lists<u32>, k: usize) -> Result<Lists<Scored>, BackendError> {
+        check_ids("leaf neighbors", leaves.items.iter().copied(), rows.rows.len())?;
+        Ok(dispatch_rows!(rows.rows.view(), v => self.leaves(v, rows).neighbors(leaves, k)))
+    }
+
+    fn nearest_leaders(
+        &self,
+        rows: &CpuRows,
+        points: &[u32],
+        leaders: &[u32],
+        k: usize,
+    ) -> Result<Vec<u32>, BackendError> {
+        check_ids("nearest leaders", points.iter().chain(leaders).copied(), rows.rows.len())?;
+        let k = k.min(leaders.len());
+        if k == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(dispatch_rows!(rows.rows.view(), v => self.leaves(v, rows).leaders(points, leaders, k)))
+    }
+
     fn robust_prune(
         &self,
         base: &CpuRows,
         points: &[u32],
-        candidates: &Lists<Scored>,
+        candidates: &Lists<u32>,
         params: PruneParams,
     ) -> Result<Lists<u32>, BackendError> {
         if candidates.len() != points.len() {
@@ -146,7 +180,7 @@ impl Backend for CpuBackend {
                 got: format!("{} lists", candidates.len()),
             });
         }
-        let ids = points.iter().copied().chain(candidates.items.iter().map(|c| c.id));
+        let ids = points.iter().chain(&candidates.items).copied();
         check_ids("robust prune", ids, base.rows.len())?;
         Ok(
             dispatch_rows!(base.rows.view(), v => prune::robust_prune(&v, &base.aux, self.isa, points, candidates, params)),

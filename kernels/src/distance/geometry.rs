@@ -115,19 +115,45 @@ impl GraphAux {
 #[derive(Debug, Clone, Copy)]
 pub struct GraphGeometry<'a, T> {
     kernel: RowKernel<T, T>,
+    isa: Isa,
     aux: &'a GraphAux,
 }
 
 impl<'a, T: Kernels> GraphGeometry<'a, T> {
     /// The geometry of the rows that `aux` was made of.
     pub fn new(aux: &'a GraphAux, isa: Isa) -> Self {
-        Self { kernel: T::same(isa), aux }
+        Self { kernel: T::same(isa), isa, aux }
     }
 
     /// The number of row `i` that `distance` wants.
     #[inline(always)]
     pub fn aux(&self, i: usize) -> f32 {
         self.aux.per_row.get(i).copied().unwrap_or(0.0)
+    }
+
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    pub(crate) fn metric(&self) -> Metric {
+        self.aux.metric
+    }
+
+    /// Coordinates of a row in the space where the distance is squared L2, or under cosine 1 - dot.
+    pub(crate) fn flat_dim(&self, dim: usize) -> usize {
+        dim + usize::from(self.aux.metric == Metric::InnerProduct)
+    }
+
+    /// Row `i` in that space: as it is, at unit length (cosine), or lifted by one coordinate (inner product).
+    pub(crate) fn flatten(&self, row: &[T], i: usize, out: &mut [f32]) {
+        let aux = self.aux(i);
+        let scale = if self.aux.metric == Metric::Cosine { aux } else { 1.0 };
+        for (out, x) in out.iter_mut().zip(row) {
+            *out = x.to_f32() * scale;
+        }
+        if self.aux.metric == Metric::InnerProduct {
+            out[row.len()] = aux;
+        }
     }
 
     /// Distance between two rows, given with their [`aux`](Self::aux); symmetric and non-negative.

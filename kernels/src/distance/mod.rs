@@ -144,6 +144,20 @@ kernels!(f16, float, float);
 kernels!(u8, integer, bytes);
 kernels!(i8, integer, bytes);
 
+/// Asks for a row's cache lines before they are needed.
+#[inline(always)]
+pub fn prefetch<T>(row: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of_val(row)).step_by(64) {
+        // SAFETY: a prefetch never faults, and the address lies within the row.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(row.as_ptr().byte_add(line).cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

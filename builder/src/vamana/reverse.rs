@@ -1,0 +1,127 @@
+//! Reverse edges: every row is named by those it names, as far as both have room.
+//!
+//! In: pruned lists, and beside each the candidates it did not keep. Out: a [`Graph`] in which each list is the union of
+//! the row's own edges and those that name it, pruned where it exceeds R, filled where it does not reach R.
+
+use kiln_kernels::{Backend, Lists, Progress, PruneParams};
+use rayon::prelude::*;
+
+use super::Graph;
+use super::partition::PRUNE_BLOCK;
+use crate::error::BuilderError;
+
+/// No row.
+const NONE: u32 = u32::MAX;
+
+/// Rows naming one row that are considered at most, as a multiple of R; of more, every so many-th.
+const NAMED_BY: usize = 8;
+
+/// Pruned lists: `kept` edges first, then the nearest candidates not kept, `(n, R)`, padded by [`NONE`].
+pub(super) struct Pruned {
+    max_degree: usize,
+    edges: Vec<u32>,
+    kept: Vec<u16>,
+}
+
+impl Pruned {
+    pub(super) fn new(n: usize, max_degree: usize) -> Self {
+        Self { max_degree, edges: vec![0; n * max_degree], kept: vec![0; n] }
+    }
+
+    /// Writes consecutive rows: what the prune kept of their candidates, which are in order.
+    pub(super) fn set_rows(&mut self, first_row: u32, kept: &Lists<u32>, candidates: &Lists<u32>) {
+        let (first, r) = (first_row as usize, self.max_degree);
+        let edges = &mut self.edges[first * r..(first + kept.len()) * r];
+        self.kept[first..].iter_mut().zip(kept.iter()).for_each(|(count, list)| *count = list.len() as u16);
+        edges.par_chunks_mut(r).enumerate().for_each(|(i, edges)| {
+            let kept = kept.get(i);
+            let others = candidates.get(i).iter().filter(|id| !kept.contains(id));
+            edges.fill(NONE);
+            edges.iter_mut().zip(kept.iter().chain(others)).for_each(|(edge, &id)| *edge = id);
+        });
+    }
+
+    fn kept(&self, row: u32) -> &[u32] {
+        &self.edges[row as usize * self.max_degree..][..usize::from(self.kept[row as usize])]
+    }
+
+    fn others(&self, row: u32) -> &[u32] {
+        &self.edges[row as usize * self.max_degree..][usize::from(self.kept[row as usize])..self.max_degree]
+    }
+}
+
+/// The rows that name each row, ascending: the transposed graph.
+pub(super) fn transposed<'a>(n: usize, edges: impl Fn(u32) -> &'a [u32]) -> Lists<u32> {
+    let mut offsets = vec![0usize; n + 1];
+    for row in 0..n as u32 {
+        edges(row).iter().for_each(|&to| offsets[to as usize + 1] += 1);
+    }
+    for i in 1..offsets.len() {
+        offsets[i] += offsets[i - 1];
+    }
+    let mut items = vec![0u32; offsets[n]];
+    // Each offset moves to its list's end, which is where the next began.
+    for row in 0..n as u32 {
+        for &to in edges(row) {
+            items[offsets[to as usize]] = row;
+            offsets[to as usize] += 1;
+        }
+    }
+    offsets.rotate_right(1);
+    offsets[0] = 0;
+    Lists { offsets, items }
+}
+
+pub(super) fn with_reverse_edges<B: Backend>(
+    backend: &B,
+    resident: &B::Rows,
+    pruned: Pruned,
+    entry: u32,
+    params: PruneParams,
+    progress: &dyn Progress,
+) -> Result<Graph, BuilderError> {
+    let (n, r) = (pruned.kept.len(), pruned.max_degree);
+    let named_by = transposed(n, |row| pruned.kept(row));
+    let mut graph = Graph::new(n, r, entry);
+    let rows: Vec<u32> = (0..n as u32).collect();
+    for block in rows.chunks(PRUNE_BLOCK) {
+        let unions: Vec<Vec<u32>> = block.par_iter().map(|&row| union(&pruned, &named_by, row)).collect();
+        let (mut crowded, mut candidates) = (Vec::new(), Lists::default());
+        for (&row, union) in block.iter().zip(&unions).filter(|(_, union)| union.len() > r) {
+            crowded.push(row);
+            candidates.push(union);
+        }
+        let kept = backend.robust_prune(resident, &crowded, &candidates, params)?;
+        let mut next = 0;
+        let mut list = Vec::with_capacity(2 * r);
+        for (&row, union) in block.iter().zip(&unions) {
+            list.clear();
+            if union.len() > r {
+                list.extend_from_slice(kept.get(next));
+                next += 1;
+            } else {
+                list.extend_from_slice(union);
+            }
+            let fill = pruned.others(row).iter().chain(union);
+            for &id in fill.filter(|&&id| id != NONE) {
+                if list.len() == r {
+                    break;
+                }
+                if !list.contains(&id) {
+                    list.push(id);
+                }
+            }
+            graph.set(row, &list);
+        }
+        progress.advance(block.len() as u64);
+    }
+    Ok(graph)
+}
+
+/// A row's own edges and the rows that name it.
+fn union(pruned: &Pruned, named_by: &Lists<u32>, row: u32) -> Vec<u32> {
+    let (own, named_by) = (pruned.kept(row), named_by.get(row as usize));
+    let step = named_by.len().div_ceil(NAMED_BY * pruned.max_degree).max(1);
+    let others = named_by.iter().step_by(step).filter(|source| !own.contains(source));
+    own.iter().chain(others).copied().collect()
+}
