@@ -115,7 +115,7 @@ fn an_index_is_built_searched_inspected_and_verified() {
         let index = format!("{kind}.kiln");
         assert_says(&place.ok(&["search", &index, "--queries", "set.hdf5"]), &["recall@10 ", "queries/s", "p99"]);
         let told = place.ok(&["inspect", &index]);
-        assert_says(&told, &["format version 1", "500 x 8 f32, metric l2", kind, "meta", "sums"]);
+        assert_says(&told, &["format version ", "500 x 8 f32, metric l2", kind, "meta", "sums"]);
         assert!(!told.contains("matches its checksum"), "{told}");
         assert_says(&place.ok(&["inspect", &index, "--verify"]), &["every page and section matches its checksum"]);
         let document: Value = serde_json::from_str(&place.ok(&["inspect", &index, "--json", "-"])).expect("json");
@@ -135,7 +135,7 @@ fn an_index_is_built_searched_inspected_and_verified() {
         bytes[8] = 9;
         place.write("damaged.kiln", &bytes);
         for args in [&["inspect", "damaged.kiln"][..], &["search", "damaged.kiln", "--queries", "set.hdf5"]] {
-            assert_says(&place.fails(1, args), &["damaged.kiln", "format version 9", "reads version 1"]);
+            assert_says(&place.fails(1, args), &["damaged.kiln", "format version 9", "reads versions 1 to "]);
         }
         place.write("damaged.kiln", &bytes[..5000]);
         place.fails(1, &["search", "damaged.kiln", "--queries", "set.hdf5"]);
