@@ -109,6 +109,31 @@ fn a_search_tells_its_figures_in_json() {
 }
 
 #[test]
+fn a_batch_gives_the_same_answers_and_no_latency() {
+    let place = Place::new().with_indexes();
+    for kind in KINDS {
+        let search = ["search", &format!("{kind}.kiln"), "--queries", "set.hdf5", "--out", "found.npy"];
+        let alone = place.ok(&search);
+        let files = || [place.read("found.npy"), place.read("found.distances.npy")];
+        let answers = files();
+        for (threads, residency) in [("1", "memory"), ("2", "memory"), ("1", "ssd")] {
+            let batch = ["--batch", "--threads", threads, "--residency", residency, "--json", "-"];
+            let printed = place.ok(&[&search[..], &batch].concat());
+            assert!(files() == answers, "{kind} on {threads} threads, {residency}: a batch is answered otherwise");
+            let row: Value = serde_json::from_str(&printed).expect("one document");
+            assert_keys(&row, &SEARCH_KEYS);
+            assert_eq!((&row["mode"], &row["latency_us"]), (&format!("batch-{threads}").into(), &Value::Null));
+            assert_eq!((row["threads"].to_string().as_str(), &row["queries"]), (threads, &20.into()));
+            assert!(number(&row, "/qps/lo") > 0.0 && number(&row, "/recall") >= 0.9, "{row}");
+            assert_eq!(row["pages_per_query"].is_null(), residency == "memory", "{row}");
+        }
+        let told = place.ok(&[&search[..], &["--batch"]].concat());
+        assert_says(&told, &[&alone[..17], "queries/s"]);
+        assert!(!told.contains("latency"), "{told}");
+    }
+}
+
+#[test]
 fn an_index_is_built_searched_inspected_and_verified() {
     let place = Place::new().with_indexes();
     for kind in KINDS {

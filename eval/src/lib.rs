@@ -24,7 +24,7 @@ pub mod store;
 mod subject;
 mod sys;
 
-pub use answers::{QueryAnswers, answer_all};
+pub use answers::{QueryAnswers, answer_all, answer_in_batch};
 pub use error::EvalError;
 pub use judge::{Judge, JudgeError, Judgement, judge};
 pub use lid::query_lid;

@@ -11,6 +11,7 @@ use kiln_datasets::{
 };
 use kiln_eval::judge::MAX_K;
 use kiln_eval::metrics::search_row;
+use kiln_eval::record::Mode;
 use kiln_eval::{QueryAnswers, SingleSearch, measure_single};
 use kiln_kernels::{DType, Metric, NoProgress, Rows};
 
@@ -21,6 +22,7 @@ Examples:
   kiln search sift.kiln --queries sift-128-euclidean.hdf5 --search-list 40
   kiln search sift.kiln --queries sift-128-euclidean.hdf5 --residency ssd --navigate codes --threads 2
   kiln search base.kiln --queries query.fbin --truth truth.ibin --nprobe 32 --out answers.npy
+  kiln search sift.kiln --queries sift-128-euclidean.hdf5 --batch --threads 2
 
 Recall is told where truth is known: from --truth, or from the HDF5 file of the queries.";
 
@@ -57,6 +59,9 @@ pub struct Args {
     /// Threads that search; 1 is measured as latency-1, more as throughput
     #[arg(long, value_name = "T", default_value_t = 1)]
     threads: usize,
+    /// Answer all queries in one call a thread: the same answers, more of them a second, no latency of a single query
+    #[arg(long)]
+    batch: bool,
     /// Where the index is while it is searched
     #[arg(long, value_enum, default_value = "memory")]
     residency: ResidencyArg,
@@ -129,7 +134,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         searcher: &searcher,
         queries: queries.view(),
         params: SearchParams { k: args.k, effort },
-        threads: args.threads,
+        mode: mode(args.threads, args.batch),
         truth: truth.as_ref().zip(base.as_deref()).map(|(truth, base)| (truth.ids.view(), base)),
     };
     let measured = with_threads(Some(args.threads), || measure_single(&request))??;
@@ -144,11 +149,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     let recall = row.recall.map_or("recall unknown (no truth)".to_string(), |r| format!("recall@{} {r:.4}", args.k));
+    let latency =
+        row.latency_us.map_or(String::new(), |l| format!(", latency p50 {:.0} us, p99 {:.0} us", l.p50, l.p99));
     let pages = row.pages_per_query.map_or(String::new(), |p| format!(", {p:.1} pages a query"));
     print(&format!(
-        "{recall}, {:.0} queries/s (95% interval {:.0} to {:.0}), latency p50 {:.0} us, p99 {:.0} us{pages}",
-        row.qps.median, row.qps.lo, row.qps.hi, row.latency_us.p50, row.latency_us.p99
+        "{recall}, {:.0} queries/s (95% interval {:.0} to {:.0}){latency}{pages}",
+        row.qps.median, row.qps.lo, row.qps.hi
     ))
+}
+
+/// How `threads` threads are driven.
+pub fn mode(threads: usize, batch: bool) -> Mode {
+    match (threads, batch) {
+        (threads, true) => Mode::Batch { threads },
+        (1, false) => Mode::Latency1,
+        (threads, false) => Mode::Throughput { threads },
+    }
 }
 
 /// The effort that the flags ask for; a flag of the other kind of index is refused.
