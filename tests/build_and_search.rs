@@ -270,7 +270,7 @@ fn a_command_line_that_cannot_work_exits_with_2() {
 #[test]
 fn help_and_version_exit_with_0() {
     let place = Place::new();
-    let commands = ["bench", "build", "search", "inspect", "report", "datasets", "devices", "completions"];
+    let commands = ["bench", "build", "search", "tune", "inspect", "report", "datasets", "devices", "completions"];
     let help = place.ok(&["--help"]);
     assert_says(&help, &commands);
     for command in commands {
