@@ -6,7 +6,7 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{StdoutClosed, UsageError, bench, build, completions, datasets, devices, inspect, report, search};
+use commands::{StdoutClosed, UsageError, bench, build, completions, datasets, devices, inspect, report, search, tune};
 
 /// Builds, searches and measures approximate-nearest-neighbour indexes that live in one file on an SSD.
 #[derive(Parser)]
@@ -28,6 +28,7 @@ Examples:
   kiln bench --dataset sift.hdf5 --index vamana --threads 1,2
   kiln build --dataset sift.hdf5 --index vamana --out sift.kiln
   kiln search sift.kiln --queries sift.hdf5 --search-list 40 --residency ssd
+  kiln tune sift.kiln --queries sift.hdf5 --recall .95
 
 Exit codes: 0 success, 1 failure, 2 usage. Results go to standard output, all else to standard error.";
 
@@ -42,20 +43,23 @@ enum Command {
     /// Search an index file with a set of queries
     #[command(display_order = 3)]
     Search(search::Args),
-    /// Show what an index file holds, and verify it
+    /// Find the fastest search setting that reaches a recall
     #[command(display_order = 4)]
+    Tune(tune::Args),
+    /// Show what an index file holds, and verify it
+    #[command(display_order = 5)]
     Inspect(inspect::Args),
     /// Write the report of a run folder again
-    #[command(display_order = 5)]
+    #[command(display_order = 6)]
     Report(report::Args),
     /// List, fetch, convert and make data sets
-    #[command(display_order = 6)]
+    #[command(display_order = 7)]
     Datasets(datasets::Args),
     /// List the devices that can compute
-    #[command(display_order = 7)]
+    #[command(display_order = 8)]
     Devices(devices::Args),
     /// Print a shell completion script, or write man pages
-    #[command(display_order = 8)]
+    #[command(display_order = 9)]
     Completions(completions::Args),
 }
 
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Build(args) => build::run(args),
         Command::Search(args) => search::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Report(args) => report::run(args),
         Command::Datasets(args) => datasets::run(args),

@@ -106,6 +106,33 @@ fn a_run_tells_all_figures_in_json() {
     assert_png(&place, "run/charts/recall-qps-latency-1.png");
 }
 
+#[test]
+fn batches_are_measured_beside_single_queries() {
+    let place = Place::new().with_indexes();
+    let asked = ["--open", "vamana.kiln", "--search-list", "20", "--batch", "--out", "run", "--json", "figures.json"];
+    let told = place.ok(&short(&asked));
+    let batches: Vec<&str> = told.lines().filter(|line| line.contains(" batch-1 ")).collect();
+    assert!(batches.len() == 2 && batches.iter().all(|line| line.trim_end().ends_with("-         -")), "{told}");
+    let document = place.json("figures.json");
+    let rows = document["rows"].as_array().expect("list");
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        assert_keys(row, &SEARCH_KEYS);
+        assert_eq!(row["latency_us"].is_null(), row["mode"] == "batch-1", "{row}");
+        assert_eq!(row["queries"], 20);
+        let alike = rows.iter().find(|r| r["mode"] == "latency-1" && r["index"] == row["index"]).expect("measured");
+        assert_eq!(alike["recall_ids"], row["recall_ids"]);
+    }
+    let charts = place.names("run/charts");
+    assert!(charts.contains("recall-qps-batch-1.png") && !charts.contains("recall-p99-batch-1.png"), "{charts:?}");
+    // What was measured without batches is not measured again for them.
+    let settings = |args: &[&str]| {
+        place.ok(&short(args));
+        place.text("more/settings.jsonl").lines().count()
+    };
+    assert_eq!([settings(&["--out", "more"]), settings(&["--out", "more", "--batch"])], [2, 3]);
+}
+
 /// As `assert_keys`, where one more key may be there.
 fn assert_keys_but(value: &Value, expected: &[&str], also: &str) {
     let mut value = value.clone();

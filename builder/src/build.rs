@@ -131,7 +131,13 @@ pub fn build<B: Backend>(
         .map_err(BuilderError::io(request.out, "describe"))?;
     writer.section(Section::Meta, |sink| sink.write(&json))?;
     let report_path = beside(request.out, ".build.json");
-    let index_bytes = writer.finish(|| watch.stage("fsync", 0), || remove_stale(&report_path))?;
+    let index_bytes = writer.finish(
+        || watch.stage("fsync", 0),
+        || {
+            remove_stale(&report_path)?;
+            remove_stale(&beside(request.out, ".tune.json"))
+        },
+    )?;
 
     let (stage_seconds, total_seconds, cpu_seconds, peak_rss_bytes) = watch.finish();
     let report = BuildReport {
@@ -164,7 +170,7 @@ fn beside(index: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Removes the report of an index that is about to be replaced: it must not pass for the new one's.
+/// Removes the report or the settings of an index that is about to be replaced: they must not pass for the new one's.
 fn remove_stale(report: &Path) -> Result<(), BuilderError> {
     match std::fs::remove_file(report) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(BuilderError::io(report, "remove")(error)),

@@ -61,8 +61,10 @@ pub enum Navigate {
     Codes,
 }
 
-/// How much of the index one query visits. Which variant applies depends on the [`IndexKind`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// How much of the index one query visits. Which variant applies depends on the [`IndexKind`]; their fields tell them
+/// apart where they are written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Effort {
     /// Vamana.
     Graph {

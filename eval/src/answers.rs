@@ -3,13 +3,14 @@
 //! In: an open index, queries, search parameters. Out: ids as a matrix, and counts a query. Nothing is timed here;
 //! queries are answered by all threads at once.
 
-use kiln_builder::{BuilderError, QueryStats, SearchParams, Searcher};
+use kiln_builder::{BuilderError, Hits, QueryStats, SearchParams, Searcher};
 use kiln_kernels::RowsView;
 use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::judge::Judgement;
-use crate::record::Answers;
+use crate::measure::{Work, share};
+use crate::record::{Answers, Mode};
 
 /// What a search answered to each query.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,13 +36,73 @@ pub fn answer_all(
         .into_par_iter()
         .map(|query| searcher.search(&queries.slice(query..query + 1), params))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut ids = Array2::from_elem((queries.len(), params.k), -1i64);
-    let mut distances = Array2::from_elem((queries.len(), params.k), f32::INFINITY);
+    Ok(gathered(hits, params.k))
+}
+
+/// As [`answer_all`], in one call a thread: equal shares of `queries` on each of `threads` threads.
+///
+/// # Errors
+/// The first search that failed.
+pub fn answer_in_batch(
+    searcher: &Searcher,
+    queries: &RowsView<'_>,
+    params: &SearchParams,
+    threads: usize,
+) -> Result<QueryAnswers, BuilderError> {
+    let shares = (0..threads)
+        .into_par_iter()
+        .map(|thread| searcher.search_batch(&queries.slice(share(queries.len(), thread, threads)), params))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(gathered(shares.into_iter().flatten().collect(), params.k))
+}
+
+fn gathered(hits: Vec<Hits>, k: usize) -> QueryAnswers {
+    let mut ids = Array2::from_elem((hits.len(), k), -1i64);
+    let mut distances = Array2::from_elem((hits.len(), k), f32::INFINITY);
     for ((hits, mut ids), mut distances) in hits.iter().zip(ids.rows_mut()).zip(distances.rows_mut()) {
         ids.iter_mut().zip(&hits.ids).for_each(|(slot, &id)| *slot = id as i64);
         distances.iter_mut().zip(&hits.distances).for_each(|(slot, &distance)| *slot = distance);
     }
-    Ok(QueryAnswers { ids, distances, stats: hits.into_iter().map(|hits| hits.stats).collect() })
+    QueryAnswers { ids, distances, stats: hits.into_iter().map(|hits| hits.stats).collect() }
+}
+
+impl QueryAnswers {
+    /// The first query to which the others' ids differ from these.
+    pub(crate) fn first_difference(&self, others: &QueryAnswers) -> Option<usize> {
+        self.ids.outer_iter().zip(others.ids.outer_iter()).position(|(ours, theirs)| ours != theirs)
+    }
+}
+
+/// A query set cut into its rows once, so that no search waits for that.
+pub(crate) struct QuerySet<'q> {
+    all: RowsView<'q>,
+    rows: Vec<RowsView<'q>>,
+}
+
+impl<'q> QuerySet<'q> {
+    pub(crate) fn new(all: RowsView<'q>) -> Self {
+        let rows = (0..all.len()).map(|query| all.slice(query..query + 1)).collect();
+        Self { all, rows }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// What a thread does to answer these queries in `mode`.
+    pub(crate) fn work<'a>(
+        &'a self,
+        searcher: &'a Searcher,
+        params: SearchParams,
+        mode: Mode,
+    ) -> Work<'a, BuilderError> {
+        match mode {
+            Mode::Latency1 | Mode::Throughput { .. } => {
+                Work::single(move |query| searcher.search(&self.rows[query], &params))
+            }
+            Mode::Batch { .. } => Work::batch(move |share| searcher.search_batch(&self.all.slice(share), &params)),
+        }
+    }
 }
 
 /// The record of judged answers.
@@ -58,5 +119,22 @@ pub(crate) fn judged(stats: &[QueryStats], judgement: Judgement) -> Answers {
         hops: column(|s| s.hops),
         pages: column(|s| s.pages),
         bytes: stats.iter().map(|s| s.bytes).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_differ_by_ids() {
+        let hits = |ids: &[u64]| Hits { ids: ids.to_vec(), ..Hits::default() };
+        let ours = gathered(vec![hits(&[1, 2]), hits(&[3]), hits(&[])], 2);
+        assert_eq!(ours.ids, ndarray::array![[1, 2], [3, -1], [-1, -1]]);
+        assert_eq!(ours.first_difference(&ours), None);
+        let theirs = gathered(vec![hits(&[1, 2]), hits(&[3]), hits(&[7])], 2);
+        assert_eq!(ours.first_difference(&theirs), Some(2));
+        let swapped = gathered(vec![hits(&[2, 1]), hits(&[3]), hits(&[])], 2);
+        assert_eq!(ours.first_difference(&swapped), Some(0));
     }
 }

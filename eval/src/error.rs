@@ -19,6 +19,20 @@ pub enum EvalError {
     /// The data set cannot be read.
     #[error(transparent)]
     Dataset(#[from] kiln_datasets::DatasetError),
+    /// A batch that answers otherwise than single searches do: whichever is right, neither can be measured.
+    #[error(
+        "{index}: query {query} is answered with other rows in a batch than alone ({params}); \
+         this is a fault of Kiln: please report it, and measure without --batch meanwhile",
+        index = index.display()
+    )]
+    BatchDiffers {
+        /// The index file.
+        index: std::path::PathBuf,
+        /// The first such query, from 0.
+        query: usize,
+        /// The search parameters.
+        params: String,
+    },
     /// An index cannot be built, opened or searched.
     #[error(transparent)]
     Builder(#[from] kiln_builder::BuilderError),

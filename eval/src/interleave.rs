@@ -5,21 +5,19 @@
 
 use std::fmt::Display;
 
-use kiln_builder::Hits;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::measure::{Driver, Repeats, SearchFailed};
+use crate::measure::{Driver, Repeats, SearchFailed, Work};
 use crate::record::{LATENCY_RUNS, RunSample, Warmup};
 
 /// One setting to measure.
-#[derive(Debug, Clone, Copy)]
-pub struct Task<F> {
+pub struct Task<'a, E> {
     /// Threads that search.
     pub threads: usize,
-    /// Answers query `i`.
-    pub search: F,
+    /// What they do.
+    pub work: Work<'a, E>,
 }
 
 /// What was measured of one setting.
@@ -36,17 +34,13 @@ pub struct Measurement {
 ///
 /// # Errors
 /// The first error of `done`, which ends the measurement.
-pub fn measure_interleaved<F, E, D>(
+pub fn measure_interleaved<E: Display, D>(
     driver: &Driver,
     repeats: &Repeats,
-    tasks: &[Task<F>],
+    tasks: &[Task<'_, E>],
     seed: u64,
     mut done: impl FnMut(usize, Result<Measurement, SearchFailed>) -> Result<(), D>,
-) -> Result<(), D>
-where
-    F: Fn(usize) -> Result<Hits, E> + Sync,
-    E: Display,
-{
+) -> Result<(), D> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut pending: Vec<(usize, Option<Measurement>)> = (0..tasks.len()).map(|task| (task, None)).collect();
     while !pending.is_empty() {
@@ -65,21 +59,17 @@ where
 }
 
 /// One more turn of a task, after its warm-up where it is the first.
-fn take_turn<F, E>(
+fn take_turn<E: Display>(
     driver: &Driver,
     repeats: &Repeats,
-    task: &Task<F>,
+    task: &Task<'_, E>,
     so_far: Option<Measurement>,
-) -> Result<Measurement, SearchFailed>
-where
-    F: Fn(usize) -> Result<Hits, E> + Sync,
-    E: Display,
-{
+) -> Result<Measurement, SearchFailed> {
     let mut measured = match so_far {
         Some(measured) => measured,
-        None => Measurement { warmup: driver.warm_up(task.threads, repeats, &task.search)?, runs: Vec::new() },
+        None => Measurement { warmup: driver.warm_up(task.threads, repeats, &task.work)?, runs: Vec::new() },
     };
-    measured.runs.extend(driver.turn(task.threads, repeats.turn_seconds(), &task.search)?);
+    measured.runs.extend(driver.turn(task.threads, repeats.turn_seconds(), &task.work)?);
     Ok(measured)
 }
 
@@ -103,6 +93,8 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
+    use kiln_builder::Hits;
+
     use super::*;
 
     const BRIEF: Repeats = Repeats { min_runs: 4, min_seconds: 0.02, warmup_seconds: 0.003, window_seconds: 0.001 };
@@ -118,7 +110,7 @@ mod tests {
                     std::thread::sleep(Duration::from_micros(200));
                     Ok::<_, Infallible>(Hits::default())
                 };
-                Task { threads: 1, search }
+                Task { threads: 1, work: Work::single(search) }
             })
             .collect();
         let mut finished = Vec::new();
@@ -140,7 +132,7 @@ mod tests {
     fn a_failure_drops_one_task_and_an_error_of_the_caller_ends_all() {
         let tasks = [0, 1].map(|task| Task {
             threads: 1,
-            search: move |_: usize| if task == 0 { Err("broken") } else { Ok(Hits::default()) },
+            work: Work::single(move |_| if task == 0 { Err("broken") } else { Ok(Hits::default()) }),
         });
         let mut outcomes = Vec::new();
         measure_interleaved(&Driver::new(5), &BRIEF, &tasks, 1, |task, measured| {

@@ -90,11 +90,15 @@ pub struct Judgement {
 impl Judgement {
     /// Strict recall, the mean over queries that have a true neighbour; `None` when none has.
     pub fn recall(&self) -> Option<f64> {
-        let ratios: Vec<f64> = (self.strict_hits.iter().zip(&self.possible))
+        stats::mean(&self.recalls())
+    }
+
+    /// Strict recall of every query that has a true neighbour, in query order.
+    pub fn recalls(&self) -> Vec<f64> {
+        (self.strict_hits.iter().zip(&self.possible))
             .filter(|&(_, &possible)| possible > 0)
             .map(|(&hits, &possible)| f64::from(hits) / f64::from(possible))
-            .collect();
-        stats::mean(&ratios)
+            .collect()
     }
 }
 

@@ -4,7 +4,8 @@
 //! ([`record`]), and figures derived from them by pure functions ([`metrics`]).
 //!
 //! [`run_bench`] walks the whole way: [`plan`] says which settings, [`measure`] and [`interleave`] time them,
-//! [`judge`](mod@judge) scores their answers, [`store`] keeps both, [`provenance`] says where.
+//! [`judge`](mod@judge) scores their answers, [`store`] keeps both, [`provenance`] says where. [`tune()`] finds the
+//! setting that reaches a recall.
 
 mod answers;
 mod error;
@@ -23,8 +24,9 @@ pub mod stats;
 pub mod store;
 mod subject;
 mod sys;
+mod tune;
 
-pub use answers::{QueryAnswers, answer_all};
+pub use answers::{QueryAnswers, answer_all, answer_in_batch};
 pub use error::EvalError;
 pub use judge::{Judge, JudgeError, Judgement, judge};
 pub use lid::query_lid;
@@ -32,3 +34,7 @@ pub use plan::{IndexSpec, Plan, PlanError, Setting};
 pub use run::run_bench;
 pub use single::{SingleMeasurement, SingleSearch, measure_single};
 pub use store::{RunFolder, StoreError, load};
+pub use tune::{
+    LEAST_QUERIES, SampleRecall, TuneError, TuneFileError, TuneRequest, Tuned, keep_tuned, refuse_unreadable, tune,
+    tune_path, tuned,
+};

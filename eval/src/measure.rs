@@ -1,12 +1,13 @@
-//! The stopwatch: drives one search setting with a closed loop of threads, and times every query.
+//! The stopwatch: drives one search setting with a closed loop of threads, and times every query or every batch.
 //!
-//! In: a closure that answers query `i`, a number of threads, a plan of repeats. Out: the warm-up and one
-//! [`RunSample`] a pass over the query set. Threads take the next query from one shared counter; where
-//! there are no more of them than CPUs, each stays on its own. A search that fails or panics ends the
-//! setting with [`SearchFailed`], and nothing else.
+//! In: [`Work`], which answers one query or many in a call, a number of threads, a plan of repeats. Out: the warm-up and
+//! one [`RunSample`] a pass over the query set. Single queries are taken from one shared counter, batches are equal
+//! shares of the set; where there are no more threads than CPUs, each stays on its own. A search that fails or panics
+//! ends the setting with [`SearchFailed`], and nothing else.
 
 use std::fmt::Display;
 use std::hint::black_box;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex, PoisonError};
@@ -56,12 +57,49 @@ impl Repeats {
 
 /// A search that gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("query {query}: {problem}")]
+#[error("{}: {problem}", named(.queries))]
 pub struct SearchFailed {
-    /// The query, from 0.
-    pub query: usize,
+    /// The query, from 0, or the batch of queries that it was in.
+    pub queries: Range<usize>,
     /// What the search said.
     pub problem: String,
+}
+
+fn named(queries: &Range<usize>) -> String {
+    match queries.len() {
+        1 => format!("query {}", queries.start),
+        _ => format!("queries {} to {}, in one batch", queries.start, queries.end.saturating_sub(1)),
+    }
+}
+
+/// Answers query `i`.
+type Single<'a, E> = dyn Fn(usize) -> Result<Hits, E> + Sync + 'a;
+/// Answers a range of queries, in order.
+type Batch<'a, E> = dyn Fn(Range<usize>) -> Result<Vec<Hits>, E> + Sync + 'a;
+
+/// How queries are put to an index.
+pub enum Work<'a, E> {
+    /// One at a time.
+    Single(Box<Single<'a, E>>),
+    /// Many in one call.
+    Batch(Box<Batch<'a, E>>),
+}
+
+impl<'a, E> Work<'a, E> {
+    /// Queries one at a time.
+    pub fn single(search: impl Fn(usize) -> Result<Hits, E> + Sync + 'a) -> Self {
+        Self::Single(Box::new(search))
+    }
+
+    /// Each thread's share of the queries in one call.
+    pub fn batch(search: impl Fn(Range<usize>) -> Result<Vec<Hits>, E> + Sync + 'a) -> Self {
+        Self::Batch(Box::new(search))
+    }
+}
+
+/// The share of `queries` queries that thread `thread` of `threads` takes: shares differ by one query at most.
+pub(crate) fn share(queries: usize, thread: usize, threads: usize) -> Range<usize> {
+    queries * thread / threads..queries * (thread + 1) / threads
 }
 
 /// Drives searches over one query set.
@@ -91,7 +129,7 @@ impl Driver {
     }
 
     /// Searches, cycling through the queries, until three windows in a row agree in queries a second within 2%
-    /// or the plan's limit is reached.
+    /// or the plan's limit is reached. A window of batches holds at least one whole batch a thread.
     ///
     /// # Errors
     /// The first search that failed.
@@ -99,7 +137,7 @@ impl Driver {
         &self,
         threads: usize,
         repeats: &Repeats,
-        search: &(impl Fn(usize) -> Result<Hits, E> + Sync),
+        work: &Work<'_, E>,
     ) -> Result<Warmup, SearchFailed> {
         let crew = Crew::new(threads);
         if self.queries == 0 {
@@ -111,12 +149,16 @@ impl Driver {
             let window = Instant::now();
             let until = window + Duration::from_secs_f64(repeats.window_seconds);
             let answered: usize = self
-                .each_thread(threads, || {
+                .each_thread(threads, |thread| {
                     let mut answered = 0;
                     while Instant::now() < until && !crew.stopped() {
-                        let query = crew.next.fetch_add(1, Ordering::Relaxed) % self.queries;
-                        crew.answer(query, search);
-                        answered += 1;
+                        answered += match work {
+                            Work::Single(search) => {
+                                crew.answer(crew.next.fetch_add(1, Ordering::Relaxed) % self.queries, search);
+                                1
+                            }
+                            Work::Batch(search) => crew.answer_batch(share(self.queries, thread, threads), search),
+                        };
                     }
                     answered
                 })
@@ -133,7 +175,8 @@ impl Driver {
     }
 
     /// Passes over the query set until `seconds` have been measured; at least one. Threads start a pass together; it
-    /// lasts from the first one's start to the last one's end.
+    /// lasts from the first one's start to the last one's end. A pass in batches has no latencies: within a batch no
+    /// query has a time of its own.
     ///
     /// # Errors
     /// The first search that failed.
@@ -141,29 +184,48 @@ impl Driver {
         &self,
         threads: usize,
         seconds: f64,
-        search: &(impl Fn(usize) -> Result<Hits, E> + Sync),
+        work: &Work<'_, E>,
     ) -> Result<Vec<RunSample>, SearchFailed> {
         let crew = Crew::new(threads);
         let began = Instant::now();
-        let passes = self.each_thread(threads, || {
-            for query in 0..ENTRY_QUERIES.min(self.queries) {
-                crew.answer(query, search);
+        // Room for the case that one thread answers everything: the timed loop must not grow it.
+        let timed = match work {
+            Work::Single(_) => self.queries,
+            Work::Batch(_) => 0,
+        };
+        let passes = self.each_thread(threads, |thread| {
+            let share = share(self.queries, thread, threads);
+            match work {
+                Work::Single(search) => {
+                    for query in 0..ENTRY_QUERIES.min(self.queries) {
+                        crew.answer(query, search);
+                    }
+                }
+                Work::Batch(search) => {
+                    crew.answer_batch(share.start..share.end.min(share.start + ENTRY_QUERIES), search);
+                }
             }
             let mut passes = Vec::new();
             loop {
-                // Room for the case that one thread answers everything: the timed loop must not grow it.
-                let mut samples = Vec::with_capacity(self.queries);
+                let mut samples = Vec::with_capacity(timed);
                 crew.barrier.wait();
                 if crew.done.load(Ordering::Relaxed) {
                     return passes;
                 }
                 let from = Instant::now();
-                while !crew.stopped() {
-                    let query = crew.next.fetch_add(1, Ordering::Relaxed);
-                    if query >= self.queries {
-                        break;
+                match work {
+                    Work::Single(search) => {
+                        while !crew.stopped() {
+                            let query = crew.next.fetch_add(1, Ordering::Relaxed);
+                            if query >= self.queries {
+                                break;
+                            }
+                            samples.push((query, crew.answer(query, search)));
+                        }
                     }
-                    samples.push((query, crew.answer(query, search)));
+                    Work::Batch(search) => {
+                        crew.answer_batch(share.clone(), search);
+                    }
                 }
                 passes.push(ThreadPass { from, to: Instant::now(), samples });
                 // Between this barrier and the next only the leader writes.
@@ -175,18 +237,19 @@ impl Driver {
             }
         });
         crew.outcome()?;
-        Ok(merge_passes(self.queries, passes))
+        Ok(merge_passes(timed, passes))
     }
 
-    /// Runs `body` on `threads` new threads, each on its own CPU where there are enough, and returns what they return.
-    fn each_thread<T: Send>(&self, threads: usize, body: impl Fn() -> T + Sync) -> Vec<T> {
+    /// Runs `body` with its number on each of `threads` new threads, each on its own CPU where there are enough, and
+    /// returns what they return.
+    fn each_thread<T: Send>(&self, threads: usize, body: impl Fn(usize) -> T + Sync) -> Vec<T> {
         let pin = threads <= self.cpus.len();
         let run = |thread: usize| {
             if pin {
                 // That pinning works was seen when the driver was made; a CPU taken away since costs only steadiness.
                 let _ = sys::pin_thread(self.cpus[thread]);
             }
-            body()
+            body(thread)
         };
         std::thread::scope(|scope| {
             let run = &run;
@@ -225,23 +288,40 @@ impl Crew {
     }
 
     /// Answers one query and returns its microseconds. A failure is kept and stops the crew.
-    fn answer<E: Display>(&self, query: usize, search: &impl Fn(usize) -> Result<Hits, E>) -> f32 {
+    fn answer<E: Display>(&self, query: usize, search: &Single<'_, E>) -> f32 {
         let began = Instant::now();
         // A panic must not unwind past the barrier at which the other threads wait. Its state is never used again: the
         // setting ends here.
         let answer = catch_unwind(AssertUnwindSafe(|| search(query)));
         let took = began.elapsed();
-        match answer {
-            Ok(Ok(hits)) => drop(black_box(hits)),
-            Ok(Err(error)) => self.fail(query, error.to_string()),
-            Err(_) => self.fail(query, "the search panicked; its message is in the log".to_string()),
-        }
+        self.keep(query..query + 1, answer);
         took.as_secs_f32() * 1e6
     }
 
-    fn fail(&self, query: usize, problem: String) {
+    /// Answers a batch of queries and returns their number. A failure is kept and stops the crew.
+    fn answer_batch<E: Display>(&self, queries: Range<usize>, search: &Batch<'_, E>) -> usize {
+        if queries.is_empty() {
+            return 0;
+        }
+        // As for a single query.
+        let answer = catch_unwind(AssertUnwindSafe(|| search(queries.clone())));
+        let answered = queries.len();
+        self.keep(queries, answer);
+        answered
+    }
+
+    /// Drops an answer that nobody wants, where the compiler does not see that; keeps a failure.
+    fn keep<A, E: Display>(&self, queries: Range<usize>, answer: std::thread::Result<Result<A, E>>) {
+        match answer {
+            Ok(Ok(hits)) => drop(black_box(hits)),
+            Ok(Err(error)) => self.fail(queries, error.to_string()),
+            Err(_) => self.fail(queries, "the search panicked; its message is in the log".to_string()),
+        }
+    }
+
+    fn fail(&self, queries: Range<usize>, problem: String) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.get_or_insert(SearchFailed { query, problem });
+        failure.get_or_insert(SearchFailed { queries, problem });
         self.failed.store(true, Ordering::Relaxed);
     }
 
@@ -290,85 +370,5 @@ fn agree(rates: &[f64]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use super::*;
-
-    /// A search that sleeps for as many microseconds as the query's number says.
-    fn sleepy(query: usize) -> Result<Hits, Infallible> {
-        std::thread::sleep(Duration::from_micros(query as u64));
-        Ok(Hits::default())
-    }
-
-    #[test]
-    fn every_query_of_a_pass_is_timed_once_by_any_number_of_threads() {
-        for threads in [1, 2, 5] {
-            let counts: Vec<AtomicUsize> = (0..200).map(|_| AtomicUsize::new(0)).collect();
-            let search = |query: usize| {
-                counts[query].fetch_add(1, Ordering::Relaxed);
-                sleepy(query)
-            };
-            let runs = Driver::new(200).turn(threads, 0.05, &search).expect("no failure");
-            assert!(!runs.is_empty());
-            for run in &runs {
-                assert_eq!(run.latency_us.len(), 200);
-                assert!(run.latency_us.iter().enumerate().all(|(q, &us)| us >= q as f32 * 0.99), "{threads}");
-                let longest = run.latency_us.iter().fold(0.0f32, |a, &b| a.max(b));
-                assert!(run.seconds >= f64::from(longest) * 1e-6);
-            }
-            let entry = threads * ENTRY_QUERIES;
-            let answered: usize = counts.iter().map(|count| count.load(Ordering::Relaxed)).sum();
-            assert_eq!(answered, runs.len() * 200 + entry);
-            assert!(runs.iter().map(|run| run.seconds).sum::<f64>() <= 5.0);
-        }
-    }
-
-    #[test]
-    fn a_failing_search_ends_the_turn_and_names_the_query() {
-        for threads in [1, 3] {
-            let search = |query: usize| if query == 70 { Err("disk on fire") } else { Ok(Hits::default()) };
-            let driver = Driver::new(100);
-            let failed = driver.turn(threads, 0.01, &search).expect_err("query 70 fails");
-            assert_eq!(failed.to_string(), "query 70: disk on fire");
-            assert_eq!(driver.warm_up(threads, &Repeats::QUICK, &search).expect_err("query 70 fails").query, 70);
-        }
-    }
-
-    #[test]
-    fn a_panicking_search_is_a_failure_and_not_a_deadlock() {
-        let search = |query: usize| {
-            assert!(query != 3, "on purpose");
-            Ok::<_, Infallible>(Hits::default())
-        };
-        let failed = Driver::new(10).turn(2, 0.01, &search).expect_err("query 3 panics");
-        assert_eq!(failed.query, 3);
-        assert!(failed.problem.contains("panicked"));
-    }
-
-    #[test]
-    fn the_warm_up_ends_at_its_limit_or_when_windows_agree() {
-        assert!(!agree(&[1.0, 1.0]));
-        assert!(agree(&[50.0, 100.0, 99.0, 98.5]));
-        assert!(!agree(&[100.0, 97.0, 100.0]));
-        assert!(!agree(&[100.0, 100.0, 103.0]));
-        let warmup = Driver::new(50).warm_up(1, &Repeats::QUICK, &sleepy).expect("no failure");
-        assert!(warmup.seconds >= 2.0 * Repeats::QUICK.window_seconds, "{warmup:?}");
-        assert!(warmup.settled || warmup.seconds >= Repeats::QUICK.warmup_seconds, "{warmup:?}");
-    }
-
-    #[test]
-    fn no_queries_are_no_work() {
-        let driver = Driver::new(0);
-        assert!(driver.warm_up(2, &Repeats::QUICK, &sleepy).expect("nothing fails").settled);
-        assert!(driver.turn(2, 0.0, &sleepy).expect("nothing fails").iter().all(|run| run.latency_us.is_empty()));
-    }
-
-    #[test]
-    fn repeats_ask_for_runs_and_for_seconds() {
-        let runs = |n: usize, seconds| vec![RunSample { seconds, latency_us: vec![] }; n];
-        assert!(Repeats::FULL.satisfied(&runs(10, 0.31)));
-        assert!(!Repeats::FULL.satisfied(&runs(10, 0.2)));
-        assert!(!Repeats::FULL.satisfied(&runs(9, 10.0)));
-    }
-}
+#[path = "measure_tests.rs"]
+mod tests;

@@ -126,7 +126,8 @@ fn ratios(hits: &[u16], possible: &[u16]) -> Vec<f64> {
 
 /// Queries of one run.
 pub fn queries(setting: &SettingRecord) -> usize {
-    setting.runs.first().map_or(0, |run| run.latency_us.len())
+    // A pass in batches times no query; what each cost is counted in every mode.
+    setting.runs.first().map_or(0, |run| run.latency_us.len().max(setting.answers.distances.len()))
 }
 
 /// Queries a second: the median over runs, with its interval.
@@ -138,7 +139,7 @@ pub fn qps(setting: &SettingRecord) -> Option<Interval> {
     stats::median_interval(&rates)
 }
 
-/// Latency over all runs.
+/// Latency over all runs; `None` in batch mode.
 pub fn latency(setting: &SettingRecord) -> Option<Latency> {
     stats::latency(setting.runs.iter().map(|run| run.latency_us.as_slice()))
 }
@@ -355,6 +356,17 @@ mod tests {
         let known: Vec<&str> =
             (METRICS.iter()).filter(|metric| (metric.value)(&measured).is_some()).map(|metric| metric.name).collect();
         assert_eq!(known, ["build_seconds", "index_bytes"]);
+    }
+
+    #[test]
+    fn a_batch_has_throughput_and_no_latency() {
+        let mut setting = setting();
+        setting.mode = Mode::Batch { threads: 1 };
+        setting.runs.iter_mut().for_each(|run| run.latency_us.clear());
+        let build = build();
+        let row = serde_json::to_value(search_row(&setting, &build)).expect("serialises");
+        assert_eq!((&row["mode"], &row["queries"], &row["latency_us"]), (&json!("batch-1"), &json!(3), &json!(null)));
+        assert_eq!(row["qps"]["median"], json!(1500.0));
     }
 
     #[test]

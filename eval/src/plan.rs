@@ -57,6 +57,8 @@ pub struct Plan {
     pub rerank: Option<usize>,
     /// Thread counts of the throughput modes; `latency-1` is always measured.
     pub threads: Vec<usize>,
+    /// Thread counts of the batch modes; empty: none is measured.
+    pub batch: Vec<usize>,
     /// Where the indexes live while searched.
     pub residency: Residency,
     /// Fewer repeats and settings than the methodology asks for.
@@ -150,7 +152,12 @@ impl Plan {
         }
         let most = n.min(MAX_K as u64);
         check(self.k >= 1 && self.k as u64 <= most, "k", self.k, format!("1 to {most}"))?;
-        let positive = [("threads", &self.threads), ("search-list", &self.search_lists), ("nprobe", &self.nprobes)];
+        let positive = [
+            ("threads", &self.threads),
+            ("threads", &self.batch),
+            ("search-list", &self.search_lists),
+            ("nprobe", &self.nprobes),
+        ];
         for (name, values) in positive {
             for &value in values {
                 check(value >= 1, name, value, "1 or more".to_string())?;
@@ -169,11 +176,11 @@ impl Plan {
         if self.quick { Repeats::QUICK } else { Repeats::FULL }
     }
 
-    /// The modes: `latency-1`, then `throughput-T` for each thread count, ascending.
+    /// The modes: `latency-1`, then `batch-T` and `throughput-T` for each of their thread counts, ascending.
     pub fn modes(&self) -> Vec<Mode> {
-        let threads = ascending(self.threads.clone());
-        let throughput = threads.into_iter().map(|threads| Mode::Throughput { threads });
-        std::iter::once(Mode::Latency1).chain(throughput).collect()
+        let batch = ascending(self.batch.clone()).into_iter().map(|threads| Mode::Batch { threads });
+        let throughput = ascending(self.threads.clone()).into_iter().map(|threads| Mode::Throughput { threads });
+        std::iter::once(Mode::Latency1).chain(batch).chain(throughput).collect()
     }
 
     /// The search parameters for an index of `n` rows, ascending in effort. Those that ask for more than the index has,
@@ -252,7 +259,7 @@ pub(crate) fn build_key(fingerprint: &str, metric: Metric, params: &IndexParams,
 }
 
 /// Parameters in one spelling, whatever the order in which they were made.
-fn named(values: &BTreeMap<String, Value>) -> String {
+pub(crate) fn named(values: &BTreeMap<String, Value>) -> String {
     values.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
 }
 

@@ -16,6 +16,7 @@ fn plan() -> Plan {
         nprobes: vec![],
         rerank: None,
         threads: vec![2, 1, 2],
+        batch: vec![],
         residency: Residency::Memory,
         quick: false,
         seed: 1,
@@ -63,6 +64,9 @@ fn what_is_asked_for_is_clamped_to_what_the_search_does() {
 fn modes_ascend_without_repeats() {
     let names: Vec<String> = plan().modes().into_iter().map(Mode::name).collect();
     assert_eq!(names, ["latency-1", "throughput-1", "throughput-2"]);
+    let batched = Plan { batch: vec![2, 1, 2], ..plan() };
+    let names: Vec<String> = batched.modes().into_iter().map(Mode::name).collect();
+    assert_eq!(names, ["latency-1", "batch-1", "batch-2", "throughput-1", "throughput-2"]);
 }
 
 #[test]
@@ -106,6 +110,7 @@ fn what_cannot_be_measured_is_refused_by_name() {
     assert!(refused(Plan { k: 0, ..plan() }).starts_with("--k 0 is out of range: use 1 to 100"));
     assert!(refused(Plan { k: 101, ..plan() }).contains("--k 101"));
     assert!(refused(Plan { threads: vec![1, 0], ..plan() }).contains("--threads 0"));
+    assert!(refused(Plan { batch: vec![0], ..plan() }).contains("--threads 0"));
     assert!(refused(Plan { nprobes: vec![0], ..plan() }).contains("--nprobe 0"));
     assert!(refused(Plan { indexes: vec![], ..plan() }).contains("--index"));
     let bad = IndexParams::defaults(IndexKind::Vamana, 1000, 4096);

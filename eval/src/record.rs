@@ -171,14 +171,21 @@ pub enum Mode {
         /// Number of threads.
         threads: usize,
     },
+    /// The whole query set at once: `threads` threads answer an equal share each, in one call. Within a call queries
+    /// may share work, so that none has a latency of its own.
+    Batch {
+        /// Number of threads.
+        threads: usize,
+    },
 }
 
 impl Mode {
-    /// `latency-1`, `throughput-2`, ...
+    /// `latency-1`, `throughput-2`, `batch-1`, ...
     pub fn name(self) -> String {
         match self {
             Mode::Latency1 => "latency-1".to_string(),
             Mode::Throughput { threads } => format!("throughput-{threads}"),
+            Mode::Batch { threads } => format!("batch-{threads}"),
         }
     }
 
@@ -186,7 +193,7 @@ impl Mode {
     pub fn threads(self) -> usize {
         match self {
             Mode::Latency1 => 1,
-            Mode::Throughput { threads } => threads,
+            Mode::Throughput { threads } | Mode::Batch { threads } => threads,
         }
     }
 }
@@ -232,7 +239,7 @@ pub struct RunSample {
     pub seconds: f64,
     /// Latency of each query in microseconds, in query order, to 10 ns. Where a setting has more than
     /// [`LATENCY_RUNS`] runs, only that many, evenly spread from the first to the last, keep theirs; the
-    /// others keep their wall time and an empty list.
+    /// others keep their wall time and an empty list. Empty in batch mode, where no query is timed.
     pub latency_us: Vec<f32>,
 }
 

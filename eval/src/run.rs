@@ -10,11 +10,13 @@ use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use kiln_builder::{BuildReport, BuildRequest, Effort, Index, IndexParams, Residency, SearchParams, Searcher};
+use kiln_builder::{
+    BuildReport, BuildRequest, BuilderError, Effort, Index, IndexParams, Residency, SearchParams, Searcher,
+};
 use kiln_datasets::Dataset;
 use kiln_kernels::{Backend, Progress, RowsView};
 
-use crate::answers::{answer_all, judged};
+use crate::answers::{QuerySet, answer_all, answer_in_batch, judged};
 use crate::error::EvalError;
 use crate::interleave::{Measurement, Task, measure_interleaved};
 use crate::judge::Judge;
@@ -276,18 +278,14 @@ impl IndexBench<'_> {
                 }
             }
         }
-        let rows: Vec<RowsView<'_>> = (0..self.queries.len()).map(|q| self.queries.slice(q..q + 1)).collect();
-        let (rows, searcher) = (&rows, self.searcher);
-        let tasks: Vec<Task<_>> = (sound.iter())
-            .map(|(setting, _)| {
-                let params = self.params(setting.effort);
-                Task {
-                    threads: setting.mode.threads(),
-                    search: move |query: usize| searcher.search(&rows[query], &params),
-                }
+        let set = QuerySet::new(self.queries.clone());
+        let tasks: Vec<Task<'_, _>> = (sound.iter())
+            .map(|(setting, _)| Task {
+                threads: setting.mode.threads(),
+                work: set.work(self.searcher, self.params(setting.effort), setting.mode),
             })
             .collect();
-        let (driver, repeats) = (Driver::new(rows.len()), self.plan.repeats());
+        let (driver, repeats) = (Driver::new(set.len()), self.plan.repeats());
         measure_interleaved(&driver, &repeats, &tasks, self.plan.seed, |task, measured| {
             let (setting, answers) = &sound[task];
             let outcome = match measured {
@@ -310,9 +308,27 @@ impl IndexBench<'_> {
     fn answers(&self, effort: Effort) -> Result<Result<Answers, String>, EvalError> {
         let params = self.params(effort);
         // A search that panics costs its settings and not the run; nothing that it touched is used to judge.
-        let answered = catch_unwind(AssertUnwindSafe(|| answer_all(self.searcher, &self.queries, &params)));
+        let answered = catch_unwind(AssertUnwindSafe(|| {
+            let answers = answer_all(self.searcher, &self.queries, &params)?;
+            let differs = match self.plan.batch.is_empty() {
+                true => None,
+                false => {
+                    let threads = rayon::current_num_threads();
+                    let batch = answer_in_batch(self.searcher, &self.queries, &params, threads)?;
+                    answers.first_difference(&batch)
+                }
+            };
+            Ok::<_, BuilderError>((answers, differs))
+        }));
         Ok(match answered {
-            Ok(Ok(answers)) => Ok(judged(&answers.stats, self.judge.judge(answers.ids.view())?)),
+            Ok(Ok((_, Some(query)))) => {
+                return Err(EvalError::BatchDiffers {
+                    index: self.searcher.path().to_path_buf(),
+                    query,
+                    params: plan::named(&effort.by_name()),
+                });
+            }
+            Ok(Ok((answers, None))) => Ok(judged(&answers.stats, self.judge.judge(answers.ids.view())?)),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("the search panicked; its message is in the log".to_string()),
         })

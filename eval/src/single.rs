@@ -10,7 +10,7 @@ use kiln_datasets::RowSource;
 use kiln_kernels::RowsView;
 use ndarray::ArrayView2;
 
-use crate::answers::{QueryAnswers, answer_all, judged};
+use crate::answers::{QueryAnswers, QuerySet, answer_all, answer_in_batch, judged};
 use crate::error::EvalError;
 use crate::interleave::{Task, measure_interleaved};
 use crate::judge::{Judgement, judge};
@@ -29,8 +29,8 @@ pub struct SingleSearch<'a> {
     pub queries: RowsView<'a>,
     /// k and effort.
     pub params: SearchParams,
-    /// Threads: 1 is `latency-1`, more are a throughput mode.
-    pub threads: usize,
+    /// How it is driven. In batch mode the answers are those of the batch.
+    pub mode: Mode,
     /// Truth `(queries, depth)` and the rows that answers are judged on, where truth is known.
     pub truth: Option<(ArrayView2<'a, i64>, &'a dyn RowSource)>,
 }
@@ -51,9 +51,12 @@ pub struct SingleMeasurement {
 /// # Errors
 /// A search that fails, or answers that cannot be judged by this truth.
 pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, EvalError> {
-    let SingleSearch { searcher, queries, params, threads, truth } = request;
+    let SingleSearch { searcher, queries, params, mode, truth } = request;
     let began = Instant::now();
-    let answers = answer_all(searcher, queries, params)?;
+    let answers = match *mode {
+        Mode::Latency1 | Mode::Throughput { .. } => answer_all(searcher, queries, params)?,
+        Mode::Batch { threads } => answer_in_batch(searcher, queries, params, threads)?,
+    };
     // A pass that takes long is not repeated: its own length makes it steady, and someone is waiting.
     let passes = (PATIENCE_SECONDS / began.elapsed().as_secs_f64().max(1e-3)) as usize;
     let repeats = Repeats { min_runs: passes.clamp(1, Repeats::QUICK.min_runs), ..Repeats::QUICK };
@@ -72,13 +75,13 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         }
         None => Judgement::default(),
     };
-    let rows: Vec<RowsView<'_>> = (0..queries.len()).map(|q| queries.slice(q..q + 1)).collect();
-    let task = Task { threads: *threads, search: |query: usize| searcher.search(&rows[query], params) };
+    let set = QuerySet::new(queries.clone());
+    let task = Task { threads: mode.threads(), work: set.work(searcher, *params, *mode) };
     let mut setting = SettingRecord {
         key: "search".to_string(),
         build_key: "search".to_string(),
         params: params.effort.by_name(),
-        mode: if *threads == 1 { Mode::Latency1 } else { Mode::Throughput { threads: *threads } },
+        mode: *mode,
         residency: searcher.residency().name().to_string(),
         k: params.k,
         warmup: Default::default(),
@@ -86,7 +89,7 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         answers: judged(&answers.stats, judgement),
         failure: None,
     };
-    measure_interleaved(&Driver::new(rows.len()), &repeats, &[task], 1, |_, measured| {
+    measure_interleaved(&Driver::new(set.len()), &repeats, &[task], 1, |_, measured| {
         match measured {
             Ok(measured) => (setting.warmup, setting.runs) = (measured.warmup, measured.runs),
             Err(failed) => setting.failure = Some(failed.to_string()),

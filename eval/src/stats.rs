@@ -7,7 +7,7 @@
 use hdrhistogram::Histogram;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Resamples of a bootstrap interval.
 pub const BOOTSTRAP_RESAMPLES: usize = 2_000;
@@ -21,7 +21,7 @@ const BOOTSTRAP_SEED: u64 = 0x6b69_6c6e;
 const HISTOGRAM_DIGITS: u8 = 3;
 
 /// A median and its 95% bootstrap interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The median of the samples.
     pub median: f64,
@@ -73,6 +73,22 @@ pub fn median_interval(values: &[f64]) -> Option<Interval> {
     }
     medians.sort_unstable_by(f64::total_cmp);
     Some(Interval { median: middle, lo: quantile_sorted(&medians, 0.025)?, hi: quantile_sorted(&medians, 0.975)? })
+}
+
+/// The ends of the 95% percentile-bootstrap interval of the mean; `None` of nothing. The same values in the same order
+/// always give the same interval.
+pub fn mean_interval(values: &[f64]) -> Option<(f64, f64)> {
+    let mut rng = ChaCha8Rng::seed_from_u64(BOOTSTRAP_SEED);
+    let resample = |_| {
+        let sum: f64 = (0..values.len()).map(|_| values[rng.random_range(0..values.len())]).sum();
+        sum / values.len() as f64
+    };
+    if values.is_empty() {
+        return None;
+    }
+    let mut means: Vec<f64> = (0..BOOTSTRAP_RESAMPLES).map(resample).collect();
+    means.sort_unstable_by(f64::total_cmp);
+    Some((quantile_sorted(&means, 0.025)?, quantile_sorted(&means, 0.975)?))
 }
 
 /// The latency of a query, over all runs of a setting, in microseconds.

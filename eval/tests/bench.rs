@@ -37,6 +37,7 @@ fn plan(out: &Path, indexes: Vec<IndexSpec>) -> Plan {
         nprobes: vec![1, 32],
         rerank: None,
         threads: vec![2],
+        batch: vec![],
         residency: Residency::Memory,
         quick: true,
         seed: 1,

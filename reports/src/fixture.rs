@@ -50,6 +50,23 @@ pub fn indexes(n: usize) -> RunData {
     RunData { header: header(&lid), builds, settings }
 }
 
+/// Two indexes, measured in batches too, of which no query has a latency.
+pub fn with_batches() -> RunData {
+    let mut data = run();
+    let mut batches: Vec<SettingRecord> =
+        data.settings.iter().filter(|s| s.mode == Mode::Throughput { threads: 1 }).cloned().collect();
+    for s in &mut batches {
+        s.mode = Mode::Batch { threads: 1 };
+        s.key = format!("{}-batch", s.key);
+        for run in &mut s.runs {
+            run.seconds *= 0.6;
+            run.latency_us.clear();
+        }
+    }
+    data.settings.extend(batches);
+    data
+}
+
 /// Three indexes, one of them also on the drive; a failure, and a warm-up that did not settle.
 pub fn eventful() -> RunData {
     let mut data = indexes(3);

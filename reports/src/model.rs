@@ -24,7 +24,7 @@ pub struct Model<'a> {
     pub build_names: Vec<String>,
     /// In build order; every build has at least one.
     pub series: Vec<Series<'a>>,
-    /// `latency-1` first, then by threads.
+    /// `latency-1` first, then batches, then throughput, each by threads.
     pub modes: Vec<ModeView<'a>>,
     /// Settings without figures.
     pub skipped: Vec<Skipped<'a>>,
@@ -68,8 +68,8 @@ pub struct Point<'a> {
     pub recall: Option<f64>,
     /// Queries a second.
     pub qps: Interval,
-    /// Latency over all runs.
-    pub latency: Latency,
+    /// Latency over all runs; `None` in batch mode.
+    pub latency: Option<Latency>,
     /// Pages read a query; `None` in memory.
     pub pages: Option<f64>,
 }
@@ -116,8 +116,9 @@ impl<'a> Model<'a> {
             }
         }
         modes.sort_by_key(|m| match m.mode {
-            Mode::Latency1 => 0,
-            Mode::Throughput { threads } => threads.saturating_add(1),
+            Mode::Latency1 => (0, 1),
+            Mode::Batch { threads } => (1, threads),
+            Mode::Throughput { threads } => (2, threads),
         });
         for mode in &mut modes {
             mode.curves.sort_by_key(|c| c.series);
@@ -171,7 +172,9 @@ fn measure(setting: &SettingRecord, owner: Option<usize>) -> Result<(usize, Poin
         return Err(failure.clone());
     }
     let owner = owner.ok_or_else(|| format!("no build with key {} in the run", setting.build_key))?;
-    let (Some(qps), Some(latency)) = (metrics::qps(setting), metrics::latency(setting)) else {
+    let latency = metrics::latency(setting);
+    let times_queries = !matches!(setting.mode, Mode::Batch { .. });
+    let Some(qps) = metrics::qps(setting).filter(|_| latency.is_some() || !times_queries) else {
         return Err("no run was kept".into());
     };
     let recall = metrics::recall(setting);
@@ -218,12 +221,21 @@ impl ModeView<'_> {
         [0.95, 0.90].into_iter().find(|level| best >= *level)
     }
 
+    /// Whether single queries were timed: in batch mode none is.
+    pub fn has_latency(&self) -> bool {
+        self.curves.iter().flat_map(|c| &c.points).any(|p| p.latency.is_some())
+    }
+
     /// The mode in a few words.
     pub fn words(&self) -> String {
         match self.mode {
             Mode::Latency1 => "one query at a time on one core".into(),
             Mode::Throughput { threads: 1 } => "a closed loop on 1 thread".into(),
             Mode::Throughput { threads } => format!("a closed loop on {threads} threads"),
+            Mode::Batch { threads: 1 } => "all queries in one call on 1 thread".into(),
+            Mode::Batch { threads } => {
+                format!("all queries at once, an equal share in one call on each of {threads} threads")
+            }
         }
     }
 }
@@ -246,10 +258,12 @@ mod tests {
 
     #[test]
     fn modes_are_apart_and_ordered() {
-        let data = fixture::run();
+        let data = fixture::with_batches();
         let model = Model::new(&data);
         let names: Vec<String> = model.modes.iter().map(|m| m.mode.name()).collect();
-        assert_eq!(names, ["latency-1", "throughput-1", "throughput-2"]);
+        assert_eq!(names, ["latency-1", "batch-1", "throughput-1", "throughput-2"]);
+        let timed: Vec<bool> = model.modes.iter().map(ModeView::has_latency).collect();
+        assert_eq!(timed, [true, false, true, true]);
         assert_eq!(model.primary().and_then(ModeView::focus), Some(0.95));
     }
 }

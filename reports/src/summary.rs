@@ -20,6 +20,8 @@ pub struct LevelTable {
     pub levels: Vec<String>,
     /// The level of p99 and pages; empty where nobody reached one.
     pub focus: String,
+    /// Whether single queries were timed.
+    pub latency: bool,
     /// Whether any series reads pages.
     pub pages: bool,
     /// Best first.
@@ -78,7 +80,7 @@ fn level_table(model: &Model, mode: &ModeView) -> LevelTable {
             series: curve.series,
             name: owner.name.clone(),
             qps: qps.collect(),
-            p99: at_focus(|p| Some(p.latency.p99), format::micros),
+            p99: at_focus(|p| Some(p.latency?.p99), format::micros),
             build: format::seconds(owner.build.total_seconds),
             peak: format::bytes(owner.build.peak_rss_bytes as f64),
             each: format!("{} B", format::number(model.bytes_per_vector(owner.build))),
@@ -91,6 +93,7 @@ fn level_table(model: &Model, mode: &ModeView) -> LevelTable {
         words: mode.words(),
         levels: LEVELS.iter().map(|l| format::level(*l)).collect(),
         focus: focus.map(format::level).unwrap_or_default(),
+        latency: mode.has_latency(),
         pages: mode.curves.iter().flat_map(|c| &c.points).any(|p| p.pages.is_some()),
         rows: rows.collect(),
     }

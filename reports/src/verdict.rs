@@ -67,7 +67,7 @@ pub fn verdict(model: &Model) -> String {
         text.push_str(&format!(", ahead of {}", format::count(others.len() - 1, "other", "others")));
     }
     text.push('.');
-    if let Some(p99) = best.at(level, |p| Some(p.latency.p99)).and_then(AtRecall::value) {
+    if let Some(p99) = best.at(level, |p| Some(p.latency?.p99)).and_then(AtRecall::value) {
         let build = model.series[best.series].build;
         let ranked = !tied && !others.first().is_some_and(|(second, _)| bounded(second));
         text.push_str(&format!(
@@ -115,6 +115,7 @@ fn setup(model: &Model, mode: &ModeView) -> String {
     let threads = match mode.mode {
         Mode::Latency1 => "one query at a time".to_string(),
         Mode::Throughput { threads } => format::count(threads, "thread", "threads"),
+        Mode::Batch { threads } => format!("all queries at once on {}", format::count(threads, "thread", "threads")),
     };
     format!("{}, k = {}, {threads}", header.dataset.name, header.k)
 }

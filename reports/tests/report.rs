@@ -110,6 +110,27 @@ fn drives_failures_and_warnings_are_shown() {
 }
 
 #[test]
+fn batches_have_charts_of_their_own_and_no_latency() {
+    let data = fixture::with_batches();
+    let html = page(&data, "batches");
+    let ids = ids(&html);
+    assert!(ids.contains("recall-qps-batch-1") && !ids.contains("recall-p99-batch-1"), "{ids:?}");
+    assert!(ids.contains("recall-p99-throughput-1") && ids.contains("recall-p99-latency-1"), "{ids:?}");
+    // The section of the mode, and its table of levels.
+    let section = html.split("<section id=\"section-mode-batch-1\">").nth(1).and_then(|s| s.split("</section>").next());
+    let section = section.expect("a section for batches");
+    assert!(!section.contains("p99") && !section.contains("p50"), "latencies of batches are shown");
+    let level = html.split("<h3>batch-1 ").nth(1).and_then(|s| s.split("</table>").next()).expect("levels of batches");
+    assert!(level.contains("QPS at .95") && !level.contains("p99"), "{level}");
+    assert_eq!(html.matches("all queries in one call on 1 thread").count(), 2);
+    // A run of batches alone has a verdict too.
+    let mut alone = data;
+    alone.settings.retain(|s| s.mode.name() == "batch-1");
+    let html = page(&alone, "batches alone");
+    assert!(html.contains("all queries at once on 1 thread), vamana answers"), "the verdict does not speak of batches");
+}
+
+#[test]
 fn the_same_run_gives_the_same_page() {
     assert_eq!(report_html(&fixture::run()).ok(), report_html(&fixture::run()).ok());
 }

@@ -56,6 +56,9 @@ pub struct Args {
     /// Throughput is measured with each of these numbers of threads; the largest also builds [default: 1 and all]
     #[arg(long, value_name = "T,T,..", value_delimiter = ',')]
     threads: Vec<usize>,
+    /// Measure batch-1 too: all queries in one call, whose answers must equal those to single queries
+    #[arg(long)]
+    batch: bool,
     /// Where the indexes are while they are searched
     #[arg(long, value_enum, default_value = "memory")]
     residency: ResidencyArg,
@@ -95,6 +98,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         nprobes: args.nprobe.clone(),
         rerank: args.rerank,
         threads: threads.clone(),
+        batch: if args.batch { vec![1] } else { Vec::new() },
         residency: args.residency.into(),
         quick: args.quick || demo,
         seed: args.params.seed(),
@@ -202,14 +206,14 @@ fn table(data: &RunData) -> String {
         let setting: Vec<String> =
             row.params.iter().map(|(name, value)| format!("{name} {}", value.to_string().trim_matches('"'))).collect();
         let recall = row.recall.map_or("-".to_string(), |r| format!("{r:.4}"));
+        let [p50, p99] = [row.latency_us.map(|l| l.p50), row.latency_us.map(|l| l.p99)]
+            .map(|us| us.map_or("-".to_string(), |us| format!("{us:.0}")));
         lines.push(format!(
-            "{:<8} {:<13} {:<32} {recall:>8} {:>10.0} {:>9.0} {:>9.0}",
+            "{:<8} {:<13} {:<32} {recall:>8} {:>10.0} {p50:>9} {p99:>9}",
             row.index,
             row.mode,
             setting.join(", "),
             row.qps.median,
-            row.latency_us.p50,
-            row.latency_us.p99
         ));
     }
     lines.join("\n")

@@ -8,12 +8,14 @@ pub mod devices;
 pub mod inspect;
 pub mod report;
 pub mod search;
+pub mod truth;
+pub mod tune;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use kiln_builder::IndexKind;
+use kiln_builder::{IndexKind, Searcher};
 use kiln_datasets::{Dataset, RowSource};
 use kiln_kernels::Metric;
 use serde::Serialize;
@@ -107,6 +109,19 @@ pub fn summary(dataset: &Dataset) -> String {
     let queries = dataset.queries.as_ref().map_or("no queries".to_string(), |q| format!("{} queries", q.len()));
     let truth = dataset.truth.as_ref().map_or("no truth".to_string(), |t| format!("truth of depth {}", t.depth()));
     format!("{}: {}, {metric}, {queries}, {truth}", dataset.name, shape(dataset.base.as_ref()))
+}
+
+/// Refuses queries of another dimension than the index's.
+pub fn refuse_other_dim(path: &Path, queries: &dyn RowSource, searcher: &Searcher) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        queries.dim() == searcher.dim(),
+        "{}: its rows have {} coordinates, {} has {}; use queries of the same data set",
+        path.display(),
+        queries.dim(),
+        searcher.path().display(),
+        searcher.dim()
+    );
+    Ok(())
 }
 
 /// `10,000 x 128 u8`.

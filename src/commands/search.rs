@@ -4,28 +4,26 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use kiln_builder::{Effort, Index, IndexKind, Navigate, Residency, SearchParams, Searcher, StoredRows};
-use kiln_datasets::{
-    Content, Dataset, MemorySource, RowSource, Truth, open_queries, read_all, verify_truth, write_distances,
-    write_truth,
-};
+use kiln_builder::{Effort, Index, IndexKind, Navigate, Residency, SearchParams, Searcher};
+use kiln_datasets::{Content, MemorySource, RowSource, Truth, open_queries, read_all, write_distances, write_truth};
 use kiln_eval::judge::MAX_K;
 use kiln_eval::metrics::search_row;
-use kiln_eval::{QueryAnswers, SingleSearch, measure_single};
-use kiln_kernels::{DType, Metric, NoProgress, Rows};
+use kiln_eval::record::Mode;
+use kiln_eval::{QueryAnswers, SingleSearch, measure_single, tuned};
+use kiln_kernels::{DType, NoProgress, Rows};
 
-use super::{UsageError, bytes, print, shape, thousands, with_threads, write_json};
+use super::truth::{base_rows, truth};
+use super::tune::parse_recall;
+use super::{UsageError, bytes, print, refuse_other_dim, shape, thousands, with_threads, write_json};
 
 const EXAMPLES: &str = "\
 Examples:
   kiln search sift.kiln --queries sift-128-euclidean.hdf5 --search-list 40
   kiln search sift.kiln --queries sift-128-euclidean.hdf5 --residency ssd --navigate codes --threads 2
   kiln search base.kiln --queries query.fbin --truth truth.ibin --nprobe 32 --out answers.npy
+  kiln search sift.kiln --queries sift-128-euclidean.hdf5 --recall .95 --batch --threads 2
 
 Recall is told where truth is known: from --truth, or from the HDF5 file of the queries.";
-
-/// Truth rows that are held against the data before recall is told.
-const CHECKED_TRUTH_ROWS: usize = 20;
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -42,6 +40,9 @@ pub struct Args {
     /// Neighbours wanted
     #[arg(long, default_value_t = 10)]
     k: usize,
+    /// Search as `kiln tune` found best for this recall, this k and this residency
+    #[arg(long, value_name = "R", value_parser = parse_recall, conflicts_with_all = ["search_list", "navigate", "nprobe", "rerank"])]
+    recall: Option<f64>,
     /// Vamana: candidates kept during the walk, L [default: 4 k, at least 40]
     #[arg(long, value_name = "L", conflicts_with = "nprobe")]
     search_list: Option<usize>,
@@ -57,6 +58,9 @@ pub struct Args {
     /// Threads that search; 1 is measured as latency-1, more as throughput
     #[arg(long, value_name = "T", default_value_t = 1)]
     threads: usize,
+    /// Answer all queries in one call a thread: the same answers, more of them a second, no latency of a single query
+    #[arg(long)]
+    batch: bool,
     /// Where the index is while it is searched
     #[arg(long, value_enum, default_value = "memory")]
     residency: ResidencyArg,
@@ -112,7 +116,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(UsageError(format!("--k {}: use 1 to {MAX_K}", args.k)).into());
     }
     let searcher = Index::open(&args.index, args.residency.into())?;
-    let effort = effort(&args, &searcher)?;
+    let effort = match args.recall {
+        Some(recall) => tuned(&args.index, args.k, recall, searcher.residency().name())?.effort,
+        None => effort(&args, &searcher)?,
+    };
     let source = open_queries(&args.queries)?;
     check_queries(&args, &searcher, source.as_ref())?;
     let queries = read_all(source.as_ref(), |_| ())?;
@@ -126,13 +133,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if searcher.residency() == Residency::Ssd && searcher.navigates_exactly(&effort) {
         tracing::info!("every neighbour's page is read; --navigate codes reads expanded nodes only");
     }
-    let truth = truth(&args, searcher.metric())?;
+    let truth = truth(&args.queries, args.truth.as_deref(), searcher.metric())?;
     let base = truth.as_ref().map(|_| base_rows(&args.queries, &searcher));
     let request = SingleSearch {
         searcher: &searcher,
         queries: queries.view(),
         params: SearchParams { k: args.k, effort },
-        threads: args.threads,
+        mode: mode(args.threads, args.batch),
         truth: truth.as_ref().zip(base.as_deref()).map(|(truth, base)| (truth.ids.view(), base)),
     };
     let measured = with_threads(Some(args.threads), || measure_single(&request))??;
@@ -147,11 +154,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     let recall = row.recall.map_or("recall unknown (no truth)".to_string(), |r| format!("recall@{} {r:.4}", args.k));
+    let latency =
+        row.latency_us.map_or(String::new(), |l| format!(", latency p50 {:.0} us, p99 {:.0} us", l.p50, l.p99));
     let pages = row.pages_per_query.map_or(String::new(), |p| format!(", {p:.1} pages a query"));
     print(&format!(
-        "{recall}, {:.0} queries/s (95% interval {:.0} to {:.0}), latency p50 {:.0} us, p99 {:.0} us{pages}",
-        row.qps.median, row.qps.lo, row.qps.hi, row.latency_us.p50, row.latency_us.p99
+        "{recall}, {:.0} queries/s (95% interval {:.0} to {:.0}){latency}{pages}",
+        row.qps.median, row.qps.lo, row.qps.hi
     ))
+}
+
+/// How `threads` threads are driven.
+pub fn mode(threads: usize, batch: bool) -> Mode {
+    match (threads, batch) {
+        (threads, true) => Mode::Batch { threads },
+        (1, false) => Mode::Latency1,
+        (threads, false) => Mode::Throughput { threads },
+    }
 }
 
 /// The effort that the flags ask for; a flag of the other kind of index is refused.
@@ -193,56 +211,11 @@ fn check_queries(args: &Args, searcher: &Searcher, queries: &dyn RowSource) -> a
     if let Some(out) = args.out.as_ref().filter(|out| out.extension().is_none_or(|e| e != "npy")) {
         return Err(UsageError(format!("--out {}: answers are written as .npy; name it so", out.display())).into());
     }
-    anyhow::ensure!(
-        queries.dim() == searcher.dim(),
-        "{}: its rows have {} coordinates, {} has {}; use queries of the same data set",
-        args.queries.display(),
-        queries.dim(),
-        args.index.display(),
-        searcher.dim()
-    );
+    refuse_other_dim(&args.queries, queries, searcher)?;
     if args.k as u64 > searcher.len() {
         tracing::warn!("--k {}: the index has {} rows; answers are padded with -1", args.k, searcher.len());
     }
     Ok(())
-}
-
-/// Truth from the file given, else from the queries' own HDF5 file where it holds some; then a sample of it is
-/// checked, because files have lied before.
-fn truth(args: &Args, metric: Metric) -> anyhow::Result<Option<Truth>> {
-    if let Some(path) = &args.truth {
-        return Ok(Some(Truth::open(path)?));
-    }
-    let Some(dataset) = hdf5(&args.queries).filter(|dataset| dataset.queries.is_some() && dataset.truth.is_some())
-    else {
-        return Ok(None);
-    };
-    if let Some(own) = dataset.metric.filter(|own| *own != metric) {
-        tracing::warn!(
-            "{}: its truth is by {own}, the index is by {metric}; recall is not told",
-            args.queries.display()
-        );
-        return Ok(None);
-    }
-    for issue in verify_truth(&dataset, metric, CHECKED_TRUTH_ROWS, 1)? {
-        tracing::warn!("{}: {issue}", args.queries.display());
-    }
-    Ok(dataset.truth)
-}
-
-/// The data set of an HDF5 file of queries, where the file holds one.
-fn hdf5(path: &Path) -> Option<Dataset> {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    matches!(extension, "hdf5" | "h5").then(|| Dataset::open_file(path).ok()).flatten()
-}
-
-/// The rows that answers are judged on: those of the queries' own file where it is the data set that was
-/// indexed, else the vectors that the index keeps.
-fn base_rows<'a>(queries: &Path, searcher: &'a Searcher) -> Box<dyn RowSource + 'a> {
-    match hdf5(queries) {
-        Some(dataset) if dataset.fingerprint == searcher.meta().dataset_fingerprint => dataset.base,
-        _ => Box::new(StoredRows::new(searcher)),
-    }
 }
 
 /// Writes ids to `R.npy` and distances to `R.distances.npy`.

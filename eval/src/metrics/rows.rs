@@ -25,7 +25,7 @@ pub struct SearchRow<'a> {
     pub k: usize,
     /// Threads that searched.
     pub threads: usize,
-    /// `latency-1`, `throughput-2`, ...
+    /// `latency-1`, `throughput-2`, `batch-1`, ...
     pub mode: String,
     /// Queries of a run.
     pub queries: usize,
@@ -35,8 +35,8 @@ pub struct SearchRow<'a> {
     pub recall_ids: Option<f64>,
     /// Queries a second.
     pub qps: Interval,
-    /// Microseconds: mean, p50, p95, p99.
-    pub latency_us: Latency,
+    /// Microseconds: mean, p50, p95, p99; null in batch mode.
+    pub latency_us: Option<Latency>,
     /// Null for an index in memory.
     pub pages_per_query: Option<f64>,
     /// Null for an index in memory.
@@ -63,7 +63,7 @@ pub fn search_row<'a>(setting: &'a SettingRecord, build: &'a BuildRecord) -> Opt
         recall: recall(setting),
         recall_ids: recall_ids(setting),
         qps: qps(setting)?,
-        latency_us: latency(setting)?,
+        latency_us: latency(setting),
         pages_per_query: pages_per_query(setting),
         bytes_per_query: bytes_per_query(setting),
         distances_per_query: distances_per_query(setting),

@@ -99,7 +99,9 @@ fn tip(model: &Model, series: usize, point: &Point) -> String {
     let ends = format::ends(point.qps);
     let ends = if ends.is_empty() { ends } else { format!(" [{ends}]") };
     lines.push(format!("{} queries/s{ends}", format::number(point.qps.median)));
-    lines.push(format!("p50 {}, p99 {}", format::micros(point.latency.p50), format::micros(point.latency.p99)));
+    if let Some(latency) = point.latency {
+        lines.push(format!("p50 {}, p99 {}", format::micros(latency.p50), format::micros(latency.p99)));
+    }
     if let Some(pages) = point.pages {
         lines.push(format!("{} pages a query", format::number(pages)));
     }

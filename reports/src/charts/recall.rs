@@ -3,6 +3,8 @@
 //! In: one mode of a [`Model`]. Out: figures in which all points are faint, the Pareto frontier is solid, and intervals
 //! are whiskers; recall is linear or logit on a toggle.
 
+use kiln_eval::stats::Latency;
+
 use super::{series_legend, tip};
 use crate::axis::{Axis, LOGIT_CEILING, Scale};
 use crate::format;
@@ -46,7 +48,7 @@ const P99: Against = Against {
     title: "Recall and tail latency",
     direction: "Down and to the right is better; p99 is read from the merged histogram of all runs",
     axis_title: "p99 latency",
-    value: |p| Some(p.latency.p99),
+    value: |p| Some(p.latency?.p99),
     whisker: |_| None,
     lower_is_better: true,
     scale: Scale::Log,
@@ -160,69 +162,72 @@ fn marks(model: &Model, mode: &ModeView, against: &Against) -> Vec<Mark> {
     faint.into_iter().chain(lines).chain(solid).collect()
 }
 
-/// Everything known of every setting of a mode.
+/// Everything known of every setting of a mode. A mode that times no single query has no columns for latency.
 pub fn settings_table(model: &Model, mode: &ModeView) -> Table {
-    let mut table = Table::new(&[
-        "Index",
-        "Parameters",
-        "Recall",
-        "By ids",
-        "ann-bench.",
-        "QPS",
-        "Mean",
-        "p50",
-        "p95",
-        "p99",
-        "Distances",
-        "Hops",
-        "Runs",
-        "Warm-up",
-    ]);
+    let timed = mode.has_latency();
+    let mut columns = vec!["Index", "Parameters", "Recall", "By ids", "ann-bench.", "QPS"];
+    if timed {
+        columns.extend(["Mean", "p50", "p95", "p99"]);
+    }
+    columns.extend(["Distances", "Hops", "Runs", "Warm-up"]);
+    let mut table = Table::new(&columns);
     for curve in &mode.curves {
         for (i, point) in curve.points.iter().enumerate() {
             use kiln_eval::metrics::{distances_per_query, hops_per_query, recall_ann_benchmarks, recall_ids};
-            let (setting, latency) = (point.setting, point.latency);
+            let setting = point.setting;
             let frontier = if curve.frontier.contains(&i) { "frontier" } else { "" };
             let settled = if setting.warmup.settled { "" } else { "⚠ did not settle" };
-            table.row([
-                Cell::from((model.series[curve.series].name.clone(), frontier.to_string())),
+            let mut row: Vec<Cell> = vec![
+                (model.series[curve.series].name.clone(), frontier.to_string()).into(),
                 format::params(&setting.params).into(),
                 format::maybe(point.recall, format::recall).into(),
                 format::maybe(recall_ids(setting), format::recall).into(),
                 format::maybe(recall_ann_benchmarks(setting), format::recall).into(),
                 (format::number(point.qps.median), format::ends(point.qps)).into(),
-                format::micros(latency.mean).into(),
-                format::micros(latency.p50).into(),
-                format::micros(latency.p95).into(),
-                format::micros(latency.p99).into(),
+            ];
+            if timed {
+                row.extend(latencies(point, &[|l| l.mean, |l| l.p50, |l| l.p95, |l| l.p99]).map(Cell::from));
+            }
+            row.extend([
                 format::maybe(distances_per_query(setting), format::number).into(),
                 format::maybe(hops_per_query(setting), format::number).into(),
                 setting.runs.len().to_string().into(),
                 (format::seconds(setting.warmup.seconds), settled.to_string()).into(),
             ]);
+            table.row(row);
         }
     }
     table
 }
 
+/// Figures of a point's latency, as a table shows them.
+fn latencies<'a>(point: &'a Point, of: &'a [fn(&Latency) -> f64]) -> impl Iterator<Item = String> + 'a {
+    of.iter().map(|figure| format::maybe(point.latency.as_ref().map(figure), format::micros))
+}
+
 fn latency_table(model: &Model, mode: &ModeView) -> Table {
-    let mut table =
-        Table::new(&["Index", "Parameters", "Recall", "p50", "p95", "p99", "p99.9", "Samples", "Pages", "Bytes"]);
+    let timed = mode.has_latency();
+    let mut columns = vec!["Index", "Parameters", "Recall"];
+    if timed {
+        columns.extend(["p50", "p95", "p99", "p99.9", "Samples"]);
+    }
+    columns.extend(["Pages", "Bytes"]);
+    let mut table = Table::new(&columns);
     for curve in &mode.curves {
         for point in &curve.points {
             let bytes = kiln_eval::metrics::bytes_per_query(point.setting);
-            table.row([
+            let mut row = vec![
                 model.series[curve.series].name.clone(),
                 format::params(&point.setting.params),
                 format::maybe(point.recall, format::recall),
-                format::micros(point.latency.p50),
-                format::micros(point.latency.p95),
-                format::micros(point.latency.p99),
-                format::maybe(point.latency.p999, format::micros),
-                format::number(point.latency.samples as f64),
-                format::maybe(point.pages, format::number),
-                format::maybe(bytes, format::bytes),
-            ]);
+            ];
+            if timed {
+                row.extend(latencies(point, &[|l| l.p50, |l| l.p95, |l| l.p99]));
+                row.push(format::maybe(point.latency.and_then(|l| l.p999), format::micros));
+                row.push(format::maybe(point.latency.map(|l| l.samples as f64), format::number));
+            }
+            row.extend([format::maybe(point.pages, format::number), format::maybe(bytes, format::bytes)]);
+            table.row(row);
         }
     }
     table

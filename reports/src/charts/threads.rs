@@ -14,7 +14,7 @@ use crate::table::{Cell, Table};
 
 /// QPS at one recall level by threads, and perfect scaling beside it.
 pub fn figure(model: &Model) -> Option<Figure> {
-    let modes: Vec<&ModeView> = model.modes.iter().filter(|m| m.mode != Mode::Latency1).collect();
+    let modes: Vec<&ModeView> = model.modes.iter().filter(|m| matches!(m.mode, Mode::Throughput { .. })).collect();
     if modes.len() < 2 {
         return None;
     }
