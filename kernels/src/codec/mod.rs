@@ -1,0 +1,140 @@
+//! Quantised search codes: what inverted lists are made of.
+//!
+//! In: residuals of rows to the centroid of their list. Out: the bytes of a list, and scans that offer a list's rows
+//! to a [`Shortlist`] by estimated distance. One [`Codec`] value is one trained quantiser; the instruction set is chosen
+//! when it is made.
+
+pub mod bytes;
+pub mod fastscan;
+mod kind;
+mod pq4;
+mod shortlist;
+pub mod sq8;
+
+use ndarray::ArrayView2;
+
+use crate::metric::Metric;
+use crate::pq::ProductQuantizer;
+
+pub use kind::CodecKind;
+pub use pq4::{Pq4, Pq4Query};
+pub use shortlist::Shortlist;
+
+/// A trained quantiser of lists.
+#[derive(Debug, Clone)]
+pub enum Codec {
+    /// Row after row: f32 biases, then packed codes.
+    Pq(ProductQuantizer),
+    /// Blocks for in-register look-ups.
+    Pq4(Pq4),
+}
+
+/// A query prepared for one [`Codec`]; reused from query to query.
+#[derive(Debug, Clone, Default)]
+pub struct CodecQuery {
+    pq: Vec<f32>,
+    pq4: Pq4Query,
+}
+
+/// The rows of one list, for encoding.
+#[derive(Debug, Clone, Copy)]
+pub struct ListRows<'a> {
+    /// The list's centroid (dim).
+    pub centroid: &'a [f32],
+    /// Rows minus the centroid `(rows, dim)`.
+    pub residuals: ArrayView2<'a, f32>,
+    /// Their product codes, row after row, where the codec has a product quantiser.
+    pub codes: &'a [u8],
+}
+
+impl Codec {
+    /// The product quantiser whose codes [`encode_list`](Self::encode_list) wants, if any.
+    pub fn product(&self) -> Option<&ProductQuantizer> {
+        match self {
+            Codec::Pq(pq) => Some(pq),
+            Codec::Pq4(pq4) => Some(pq4.product()),
+        }
+    }
+
+    /// Bytes of a list of `rows` rows.
+    pub fn list_bytes(&self, rows: u64) -> u64 {
+        match self {
+            Codec::Pq(pq) => rows * (4 + pq.code_bytes() as u64),
+            Codec::Pq4(pq4) => pq4.list_bytes(rows),
+        }
+    }
+
+    /// Appends the bytes of a list.
+    pub fn encode_list(&self, list: ListRows<'_>, metric: Metric, out: &mut Vec<u8>) {
+        match self {
+            Codec::Pq(pq) => encode_rows(pq, list, metric, out),
+            Codec::Pq4(pq4) => pq4.encode_list(list.codes, list.centroid, metric, out),
+        }
+    }
+
+    /// Prepares a query (dim), under cosine at unit length.
+    pub fn prepare(&self, query: &[f32], metric: Metric, prepared: &mut CodecQuery) {
+        match self {
+            Codec::Pq(pq) => {
+                prepared.pq = pq.dot_table(&pq.rotate(query));
+                if metric != Metric::InnerProduct {
+                    prepared.pq.iter_mut().for_each(|entry| *entry *= 2.0);
+                }
+            }
+            Codec::Pq4(pq4) => pq4.prepare(query, metric, &mut prepared.pq4),
+        }
+    }
+
+    /// Offers the rows of a list, at positions `first` on, to `out` by estimated distance: squared L2, under inner
+    /// product minus the dot product. `base` is that of the list's centroid.
+    pub fn scan(&self, query: &CodecQuery, list: &[u8], rows: usize, base: f32, first: u32, out: &mut Shortlist) {
+        match self {
+            Codec::Pq(pq) => {
+                let (biases, codes) = list.split_at(4 * rows);
+                let codes = codes.chunks_exact(pq.code_bytes());
+                for ((bias, code), position) in biases.as_chunks::<4>().0.iter().zip(codes).zip(first..) {
+                    out.push(base + f32::from_le_bytes(*bias) + pq.score(&query.pq, code), position);
+                }
+            }
+            Codec::Pq4(pq4) => pq4.scan(&query.pq4, list, rows, base, first, out),
+        }
+    }
+
+    /// Serialises what was trained.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Codec::Pq(pq) => pq.to_bytes(),
+            Codec::Pq4(pq4) => pq4.to_bytes(),
+        }
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote for codes of `kind` over `dim` coordinates.
+    pub fn from_bytes(kind: CodecKind, bytes: &[u8], dim: usize) -> Result<Self, String> {
+        match kind {
+            CodecKind::Pq => {
+                let pq = ProductQuantizer::from_bytes(bytes)?;
+                if pq.dim() != dim {
+                    return Err(format!("the quantiser is of {} coordinates, the index of {dim}", pq.dim()));
+                }
+                Ok(Codec::Pq(pq))
+            }
+            CodecKind::Pq4 => Pq4::from_bytes(bytes, dim).map(Codec::Pq4),
+            CodecKind::Rabitq(_) | CodecKind::Sq8 => Err(format!("codes {kind} are not known here")),
+        }
+    }
+}
+
+/// f32 biases |r|^2 + 2 c.r of the decoded residuals r (0 under inner product), then the codes.
+fn encode_rows(pq: &ProductQuantizer, list: ListRows<'_>, metric: Metric, out: &mut Vec<u8>) {
+    let squares = pq.l2_table(&vec![0.0; pq.dim()]);
+    // Codes describe rotated residuals, so the centroid is rotated too; dot products do not change.
+    let table = pq.dot_table(&pq.rotate(list.centroid));
+    for code in list.codes.chunks_exact(pq.code_bytes()) {
+        let bias = match metric {
+            Metric::L2 | Metric::Cosine => pq.score(&squares, code) - 2.0 * pq.score(&table, code),
+            Metric::InnerProduct => 0.0,
+        };
+        out.extend_from_slice(&bias.to_le_bytes());
+    }
+    out.extend_from_slice(list.codes);
+}
