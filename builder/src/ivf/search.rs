@@ -5,7 +5,7 @@
 //! other lists follow in order of their number, and each list is read once for all queries of the tile that probe it. A
 //! query thus visits its lists in an order of its own, whatever the tile, and its answer does not depend on the others.
 
-use kiln_kernels::codec::{Codec, CodecQuery, Shortlist};
+use kiln_kernels::codec::{Codec, CodecQuery, List, QUERIES, ScanScratch, Shortlist, Visit};
 use kiln_kernels::distance::inverse_norm;
 use kiln_kernels::{Metric, RowsView, Scored, TopK};
 
@@ -20,9 +20,13 @@ use crate::meta::Meta;
 use crate::params::IndexParams;
 use crate::record::{RecordScorer, VectorRecord, dispatch_scorer};
 use crate::search_types::{Hits, QueryStats, Residency};
+use crate::vamana::insert::prefetch;
 
 /// Queries of a tile. Their tables and shortlists stay in the second-level cache, or nearly.
 const TILE: usize = 1024;
+
+/// Vectors asked for ahead of the one that is scored.
+const AHEAD: usize = 8;
 
 /// Nearest lists that a query visits before the others.
 const NEAREST_FIRST: usize = 4;
@@ -59,13 +63,14 @@ pub(crate) struct IvfScratch {
     coarse: CoarseScratch,
     codec: Vec<CodecQuery>,
     shortlists: Vec<Shortlist>,
-    visits: Vec<Visit>,
+    visits: Vec<Planned>,
+    scan: ScanScratch,
     pub cache: PageCache,
 }
 
 /// One list to be scanned for one query of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Visit {
+struct Planned {
     round: u32,
     list: u32,
     query: u32,
@@ -188,7 +193,10 @@ impl IvfIndex {
             let mut candidates: Vec<u32> = shortlists[q].selected().map(|(_, position)| position).collect();
             // Reads go forward.
             candidates.sort_unstable();
-            for &position in &candidates {
+            for (i, &position) in candidates.iter().enumerate() {
+                if let (Data::Memory { vectors, .. }, Some(&next)) = (&self.data, candidates.get(i + AHEAD)) {
+                    prefetch(&vectors.as_slice()[next as usize * self.record.bytes()..][..self.record.bytes()]);
+                }
                 let distance = dispatch_scorer!(&scorers[q], typed => typed.distance(self.vector(position, cache)?));
                 // Rows of an index number less than 2^32; ties go to the lower one.
                 nearest.push(Scored { distance, id: self.ids.get(position) as u32 });
@@ -224,7 +232,7 @@ impl IvfIndex {
         for (q, (query, probes)) in queries.iter().zip(&probes).enumerate() {
             self.codec.prepare(query, self.record.metric, &mut scratch.codec[q]);
             scratch.shortlists[q].reset(keep);
-            scratch.visits.extend(probes.iter().enumerate().map(|(rank, probe)| Visit {
+            scratch.visits.extend(probes.iter().enumerate().map(|(rank, probe)| Planned {
                 round: rank.min(NEAREST_FIRST) as u32,
                 list: probe.id,
                 query: q as u32,
@@ -244,16 +252,26 @@ impl IvfIndex {
         query
     }
 
-    /// Makes every visit.
+    /// Makes every visit, each list for several queries at a time.
     fn scan(&self, scratch: &mut IvfScratch, stats: &mut [QueryStats]) -> Result<(), BuilderError> {
-        let IvfScratch { codec, shortlists, visits, cache, .. } = scratch;
-        for visit in visits.iter() {
-            let (q, list) = (visit.query as usize, self.lists[visit.list as usize]);
+        let IvfScratch { codec, shortlists, visits, cache, scan, .. } = scratch;
+        let alike = |a: &Planned, b: &Planned| (a.round, a.list) == (b.round, b.list);
+        for group in visits.chunk_by(alike).flat_map(|same| same.chunks(QUERIES)) {
+            let list = self.lists[group[0].list as usize];
             let bytes = self.list(list, cache)?;
-            let (rows, base) = (list.count as usize, f32::from_bits(visit.base));
-            self.codec.scan(&codec[q], bytes, rows, base, list.first as u32, &mut shortlists[q]);
-            stats[q].distances += list.count;
-            stats[q].hops += 1;
+            let visit = |planned: &Planned| Visit {
+                query: &codec[planned.query as usize],
+                base: f32::from_bits(planned.base),
+                shortlist: std::mem::take(&mut shortlists[planned.query as usize]),
+            };
+            let mut visiting: Vec<Visit<'_>> = group.iter().map(visit).collect();
+            self.codec.scan(&mut visiting, List { bytes, rows: list.count as usize, first: list.first as u32 }, scan);
+            for (planned, visit) in group.iter().zip(visiting) {
+                let q = planned.query as usize;
+                shortlists[q] = visit.shortlist;
+                stats[q].distances += list.count;
+                stats[q].hops += 1;
+            }
         }
         Ok(())
     }

@@ -88,7 +88,7 @@ impl<T: Kernels> GraphView for BuildView<'_, '_, T> {
 
 /// Asks for a row's cache lines before they are needed.
 #[inline(always)]
-pub(super) fn prefetch<T>(row: &[T]) {
+pub(crate) fn prefetch<T>(row: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..size_of_val(row)).step_by(64) {
         // SAFETY: a prefetch never faults, and the address lies within the row.

@@ -11,11 +11,13 @@ mod pq4;
 mod shortlist;
 pub mod sq8;
 
+use fastscan::Scores;
 use ndarray::ArrayView2;
 
 use crate::metric::Metric;
 use crate::pq::ProductQuantizer;
 
+pub use fastscan::QUERIES;
 pub use kind::CodecKind;
 pub use pq4::{Pq4, Pq4Query};
 pub use shortlist::Shortlist;
@@ -45,6 +47,34 @@ pub struct ListRows<'a> {
     pub residuals: ArrayView2<'a, f32>,
     /// Their product codes, row after row, where the codec has a product quantiser.
     pub codes: &'a [u8],
+}
+
+/// A list to be scanned.
+#[derive(Debug, Clone, Copy)]
+pub struct List<'a> {
+    /// What [`Codec::encode_list`] wrote.
+    pub bytes: &'a [u8],
+    /// Rows in it.
+    pub rows: usize,
+    /// Position of the first row; the others follow.
+    pub first: u32,
+}
+
+/// A query that visits a list.
+#[derive(Debug)]
+pub struct Visit<'a> {
+    /// The query.
+    pub query: &'a CodecQuery,
+    /// Distance to the list's centroid: squared L2, under inner product minus the dot product.
+    pub base: f32,
+    /// Where the list's rows are offered.
+    pub shortlist: Shortlist,
+}
+
+/// Working memory of scans.
+#[derive(Debug, Clone, Default)]
+pub struct ScanScratch {
+    scores: Scores,
 }
 
 impl Codec {
@@ -85,18 +115,12 @@ impl Codec {
         }
     }
 
-    /// Offers the rows of a list, at positions `first` on, to `out` by estimated distance: squared L2, under inner
-    /// product minus the dot product. `base` is that of the list's centroid.
-    pub fn scan(&self, query: &CodecQuery, list: &[u8], rows: usize, base: f32, first: u32, out: &mut Shortlist) {
+    /// Offers the rows of a list to the shortlists of up to [`QUERIES`] queries by estimated distance: squared L2, under
+    /// inner product minus the dot product.
+    pub fn scan(&self, visits: &mut [Visit<'_>], list: List<'_>, scratch: &mut ScanScratch) {
         match self {
-            Codec::Pq(pq) => {
-                let (biases, codes) = list.split_at(4 * rows);
-                let codes = codes.chunks_exact(pq.code_bytes());
-                for ((bias, code), position) in biases.as_chunks::<4>().0.iter().zip(codes).zip(first..) {
-                    out.push(base + f32::from_le_bytes(*bias) + pq.score(&query.pq, code), position);
-                }
-            }
-            Codec::Pq4(pq4) => pq4.scan(&query.pq4, list, rows, base, first, out),
+            Codec::Pq(pq) => visits.iter_mut().for_each(|visit| scan_rows(pq, visit, list)),
+            Codec::Pq4(pq4) => pq4.scan(visits, list, &mut scratch.scores),
         }
     }
 
@@ -137,4 +161,12 @@ fn encode_rows(pq: &ProductQuantizer, list: ListRows<'_>, metric: Metric, out: &
         out.extend_from_slice(&bias.to_le_bytes());
     }
     out.extend_from_slice(list.codes);
+}
+
+fn scan_rows(pq: &ProductQuantizer, visit: &mut Visit<'_>, list: List<'_>) {
+    let (biases, codes) = list.bytes.split_at(4 * list.rows);
+    let codes = codes.chunks_exact(pq.code_bytes());
+    for ((bias, code), position) in biases.as_chunks::<4>().0.iter().zip(codes).zip(list.first..) {
+        visit.shortlist.push(visit.base + f32::from_le_bytes(*bias) + pq.score(&visit.query.pq, code), position);
+    }
 }

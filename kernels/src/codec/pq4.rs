@@ -13,8 +13,10 @@
 
 use ndarray::{ArrayView2, Axis};
 
-use super::fastscan::{BLOCK, FACTOR_BYTES, Factors, FastScan, GROUP_BYTES, Layout, Probe, Tables, pack};
-use super::shortlist::Shortlist;
+use super::fastscan::{
+    BLOCK, BLOCKS, FACTOR_BYTES, Factors, FastScan, GROUP_BYTES, Layout, Probe, QUERIES, Scores, Tables, pack,
+};
+use super::{List, Visit};
 use crate::distance::Isa;
 use crate::metric::Metric;
 use crate::pq::{CodeBits, ProductQuantizer};
@@ -26,7 +28,7 @@ pub struct Pq4 {
     /// The centre m (dim), rotated.
     center: Vec<f32>,
     /// Centroids of every sub-space, `(width, 16)` each: one coordinate of all sixteen is contiguous.
-    transposed: Vec<f32>,
+    transposed: Vec<[f32; 16]>,
     scan: FastScan,
     isa: Isa,
 }
@@ -35,7 +37,7 @@ pub struct Pq4 {
 #[derive(Debug, Clone, Default)]
 pub struct Pq4Query {
     tables: Tables,
-    table: Vec<f32>,
+    table: Vec<[f32; 16]>,
 }
 
 impl Pq4 {
@@ -49,10 +51,10 @@ impl Pq4 {
 
     fn with_center(pq: ProductQuantizer, center: Vec<f32>) -> Self {
         debug_assert_eq!(pq.bits(), CodeBits::Four);
-        let mut transposed = Vec::with_capacity(16 * pq.dim());
+        let mut transposed = Vec::with_capacity(pq.dim());
         for sub in 0..pq.m() {
             let (width, centroids) = (pq.subspace(sub).len(), pq.subspace_centroids(sub));
-            transposed.extend((0..16 * width).map(|i| centroids[(i % 16) * width + i / 16]));
+            transposed.extend((0..width).map(|d| std::array::from_fn(|c| centroids[c * width + d])));
         }
         let isa = Isa::best();
         Self { pq, center, transposed, scan: FastScan::new(isa), isa }
@@ -107,32 +109,35 @@ impl Pq4 {
         let factor = if metric == Metric::InnerProduct { -1.0 } else { -2.0 };
         let mut rotated = self.pq.rotate(query);
         rotated.iter_mut().zip(&self.center).for_each(|(q, m)| *q = factor * (*q - m));
-        prepared.table.clear();
-        prepared.table.resize(16 * self.pq.m(), 0.0);
-        for (sub, entries) in prepared.table.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let range = self.pq.subspace(sub);
-            let centroids = self.transposed[16 * range.start..16 * range.end].as_chunks::<16>().0;
-            for (q, coordinate) in rotated[range].iter().zip(centroids) {
-                entries.iter_mut().zip(coordinate).for_each(|(entry, c)| *entry += q * c);
-            }
-        }
-        prepared.tables.assign(&prepared.table, self.isa);
+        let widths = (0..self.pq.m()).map(|sub| self.pq.subspace(sub).len());
+        prepared.tables.assign_products(&rotated, &self.transposed, widths, &mut prepared.table, self.isa);
     }
 
-    /// Offers the rows of a list, at positions `first` on, to `out` by their estimated ordering distance (squared L2;
-    /// minus the dot product). `base` is the centroid's.
-    pub fn scan(&self, query: &Pq4Query, list: &[u8], rows: usize, base: f32, first: u32, out: &mut Shortlist) {
-        let probe = Probe { tables: &query.tables, base, gap: 0.0 };
-        let (layout, mut from, mut scores) = (self.layout(), 0, [0.0; BLOCK]);
-        while let Some(hit) = self.scan.next(&probe, layout, list, from, out.bound(), &mut scores) {
-            let start = hit.block * BLOCK;
-            let mut mask = hit.mask & present(rows - start);
-            while mask != 0 {
-                let row = mask.trailing_zeros();
-                out.push(scores[row as usize], first + start as u32 + row);
-                mask &= mask - 1;
+    /// Offers the rows of a list to the shortlists of up to [`QUERIES`] queries by estimated ordering distance (squared
+    /// L2; minus the dot product).
+    pub fn scan(&self, visits: &mut [Visit<'_>], list: List<'_>, scores: &mut Scores) {
+        let layout = self.layout();
+        for (chunk, blocks) in list.bytes.chunks(BLOCKS * layout.stride).enumerate() {
+            let first = chunk * BLOCKS * BLOCK;
+            let none = Probe { tables: &visits[0].query.pq4.tables, base: 0.0, gap: 0.0, bound: 0.0 };
+            let mut probes = [none; QUERIES];
+            for (probe, visit) in probes.iter_mut().zip(visits.iter()) {
+                let bound = visit.shortlist.bound();
+                *probe = Probe { tables: &visit.query.pq4.tables, base: visit.base, gap: 0.0, bound };
             }
-            from = hit.block + 1;
+            self.scan.score(&probes[..visits.len()], layout, blocks, scores);
+            for (q, visit) in visits.iter_mut().enumerate() {
+                for block in 0..blocks.len() / layout.stride {
+                    let start = first + block * BLOCK;
+                    let mut mask = scores.masks[q][block] & present(list.rows - start);
+                    while mask != 0 {
+                        let row = mask.trailing_zeros();
+                        let estimate = scores.scores[q][block][row as usize];
+                        visit.shortlist.push(estimate, list.first + start as u32 + row);
+                        mask &= mask - 1;
+                    }
+                }
+            }
         }
     }
 

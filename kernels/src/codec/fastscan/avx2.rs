@@ -6,34 +6,23 @@
 use std::arch::x86_64::*;
 
 use super::scalar::mask;
-use super::{BLOCK, GROUP_BYTES, Hit, Layout, Probe};
+use super::{BLOCK, GROUP_BYTES, Layout, Probe, Scores};
 
-/// See [`FastScan::next`](super::FastScan::next).
+/// See [`FastScan::score`](super::FastScan::score).
 ///
 /// # Safety
 /// AVX2 is available; the tables have `layout.groups` groups, and a block's factors and groups lie within
 /// `layout.stride`.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn next(
-    probe: &Probe<'_>,
-    layout: Layout,
-    blocks: &[u8],
-    from: usize,
-    bound: f32,
-    scores: &mut [f32; BLOCK],
-) -> Option<Hit> {
-    let tables = probe.tables.groups();
-    for number in from..blocks.len() / layout.stride {
-        let block = &blocks[number * layout.stride..][..layout.stride];
+pub(super) unsafe fn score(probes: &[Probe<'_>], layout: Layout, blocks: &[u8], out: &mut Scores) {
+    for (number, block) in blocks.chunks_exact(layout.stride).enumerate() {
         let (factors, codes) = block.split_at(layout.factors.bytes());
-        // SAFETY: `tables` and `codes` hold `layout.groups` groups of 64 bytes each.
-        let sums = unsafe { sums(tables.as_ptr().cast(), layout.groups, codes.as_ptr()) };
-        let mask = mask(probe, layout.factors, factors, &sums, bound, scores);
-        if mask != 0 {
-            return Some(Hit { block: number, mask });
+        for (q, probe) in probes.iter().enumerate() {
+            // SAFETY: tables and codes hold `layout.groups` groups of 64 bytes each.
+            let sums = unsafe { sums(probe.tables.groups().as_ptr().cast(), layout.groups, codes.as_ptr()) };
+            out.masks[q][number] = mask(probe, layout.factors, factors, &sums, &mut out.scores[q][number]);
         }
     }
-    None
 }
 
 /// Sums of the 32 rows over `groups` groups.

@@ -1,8 +1,8 @@
 //! In-register look-up tables over blocks of 32 four-bit codes (FastScan: Andre, Kermarrec, Le Scouarnec,
 //! "Cache locality is not enough", VLDB 2015; the bound-and-mask scan as in faiss).
 //!
-//! In: a query's tables `(m, 16)` f32, and blocks of codes. Out: 32 scores a block and a mask of those within a bound,
-//! so that most blocks cost no scalar work. Tables are quantised to bytes ([`Tables`]); everything after that is
+//! In: queries' tables `(m, 16)` f32, and blocks of codes. Out: 32 scores a block and query, and a mask of those within
+//! the query's bound, so that most blocks cost no scalar work. Tables are quantised to bytes ([`Tables`]); everything after that is
 //! integer or rounds alike on every instruction set, so all of them give equal scores, bit for bit.
 //!
 //! A block of 32 rows, m padded to a multiple of four:
@@ -75,61 +75,69 @@ pub struct Probe<'a> {
     pub base: f32,
     /// Factor of `err` in the lower bound.
     pub gap: f32,
+    /// Rows whose lower bound does not exceed it are marked.
+    pub bound: f32,
 }
 
-/// A block with rows within the bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hit {
-    /// Number of the block.
-    pub block: usize,
-    /// Bit j is set where row j's lower bound does not exceed the bound.
-    pub mask: u32,
+/// Queries of one call at most.
+pub const QUERIES: usize = 4;
+
+/// Blocks of one call at most: the scores of as many stay in the first-level cache.
+pub const BLOCKS: usize = 32;
+
+/// Scores of up to [`BLOCKS`] blocks for up to [`QUERIES`] queries.
+#[derive(Debug, Clone)]
+pub struct Scores {
+    /// Of query q, block b, row r: `scores[q][b][r]`.
+    pub scores: Box<[[[f32; BLOCK]; BLOCKS]; QUERIES]>,
+    /// Bit r of `masks[q][b]` is set where row r's lower bound does not exceed query q's bound.
+    pub masks: [[u32; BLOCKS]; QUERIES],
 }
 
-/// (probe, layout, blocks, first block, bound, scores): the next block with rows within the bound.
-type Next = unsafe fn(&Probe<'_>, Layout, &[u8], usize, f32, &mut [f32; BLOCK]) -> Option<Hit>;
+impl Default for Scores {
+    fn default() -> Self {
+        Self { scores: Box::new([[[0.0; BLOCK]; BLOCKS]; QUERIES]), masks: [[0; BLOCKS]; QUERIES] }
+    }
+}
+
+/// (probes, layout, blocks, scores).
+type Score = unsafe fn(&[Probe<'_>], Layout, &[u8], &mut Scores);
 
 /// Block scans compiled for one instruction set.
 #[derive(Debug, Clone, Copy)]
 pub struct FastScan {
-    next: Next,
+    score: Score,
 }
 
 impl FastScan {
     /// The scans of `isa`. AVX-512 without VBMI uses those of AVX2.
     pub fn new(isa: Isa) -> Self {
-        let next: Next = match isa.0 {
-            Level::Scalar => scalar::next,
+        let score: Score = match isa.0 {
+            Level::Scalar => scalar::score,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 if is_x86_feature_detected!("avx512vbmi") => avx512::next,
+            Level::Avx512 if is_x86_feature_detected!("avx512vbmi") => avx512::score,
             #[cfg(target_arch = "x86_64")]
-            _ => avx2::next,
+            _ => avx2::score,
             #[cfg(not(target_arch = "x86_64"))]
-            _ => scalar::next,
+            _ => scalar::score,
         };
-        Self { next }
+        Self { score }
     }
 
-    /// Scans `blocks` (whole blocks of `layout`) from block `from` on, up to the first that holds rows within `bound`
-    /// (equal counts as within). That block's 32 scores are left in `scores`.
+    /// Scores `blocks`, up to [`BLOCKS`] whole blocks of `layout`, for up to [`QUERIES`] queries: each block is loaded
+    /// and taken apart once for all of them.
     ///
     /// # Panics
-    /// When the tables do not fit the layout.
+    /// When there are more blocks or queries, or the tables do not fit the layout.
     #[inline]
-    pub fn next(
-        &self,
-        probe: &Probe<'_>,
-        layout: Layout,
-        blocks: &[u8],
-        from: usize,
-        bound: f32,
-        scores: &mut [f32; BLOCK],
-    ) -> Option<Hit> {
+    pub fn score(&self, probes: &[Probe<'_>], layout: Layout, blocks: &[u8], scores: &mut Scores) {
         let needed = layout.factors.bytes() + layout.groups * GROUP_BYTES;
-        assert!(probe.tables.groups().len() == layout.groups && layout.stride >= needed, "tables of another layout");
+        assert!(layout.stride >= needed && blocks.len() <= BLOCKS * layout.stride, "blocks of another layout");
+        assert!(probes.len() <= QUERIES, "a call takes {QUERIES} queries");
+        assert!(probes.iter().all(|p| p.tables.groups().len() == layout.groups), "tables of another layout");
         // SAFETY: `new` chose the function for an `Isa` that was probed. Every block that it reads lies within
         // `blocks`: it stops at `blocks.len() / stride`, and the parts of a block lie within its stride (above).
-        unsafe { (self.next)(probe, layout, blocks, from, bound, scores) }
+        unsafe { (self.score)(probes, layout, blocks, scores) }
     }
 }
 
@@ -159,14 +167,15 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     struct Case {
-        tables: Tables,
+        tables: Vec<Tables>,
         layout: Layout,
         blocks: Vec<u8>,
     }
 
     fn case(m: usize, count: usize, factors: Factors, seed: u64) -> Case {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let table: Vec<f32> = (0..16 * m).map(|_| rng.random::<f32>() * 10.0 - 3.0).collect();
+        let mut table = || (0..16 * m).map(|_| rng.random::<f32>() * 10.0 - 3.0).collect::<Vec<f32>>();
+        let tables = (0..QUERIES).map(|_| Tables::quantise(&table())).collect();
         let groups = m.div_ceil(4);
         let layout = Layout { factors, groups, stride: factors.bytes() + groups * GROUP_BYTES };
         let mut blocks = vec![0u8; count * layout.stride];
@@ -177,30 +186,33 @@ mod tests {
             }
             codes.fill_with(|| rng.random());
         }
-        Case { tables: Tables::quantise(&table), layout, blocks }
+        Case { tables, layout, blocks }
     }
 
-    fn all_hits(scan: FastScan, case: &Case, bound: f32) -> Vec<(Hit, Vec<u32>)> {
-        let probe = Probe { tables: &case.tables, base: 0.625, gap: 1.5 };
-        let (mut from, mut hits, mut scores) = (0, Vec::new(), [0.0; BLOCK]);
-        while let Some(hit) = scan.next(&probe, case.layout, &case.blocks, from, bound, &mut scores) {
-            hits.push((hit, scores.iter().map(|s| s.to_bits()).collect()));
-            from = hit.block + 1;
-        }
-        hits
+    /// Scores as bits, and masks, of a call with these bounds.
+    fn scored(scan: FastScan, case: &Case, bounds: &[f32]) -> (Vec<u32>, Vec<u32>) {
+        let probe = |(q, &bound): (usize, &f32)| Probe { tables: &case.tables[q], base: 0.625, gap: 1.5, bound };
+        let probes: Vec<Probe<'_>> = bounds.iter().enumerate().map(probe).collect();
+        let mut scores = Scores::default();
+        scan.score(&probes, case.layout, &case.blocks, &mut scores);
+        let count = case.blocks.len() / case.layout.stride;
+        let queries = 0..bounds.len();
+        let bits = queries.clone().flat_map(|q| scores.scores[q][..count].iter().flatten().map(|s| s.to_bits()));
+        (bits.collect(), queries.flat_map(|q| scores.masks[q][..count].iter().copied()).collect())
     }
 
     proptest! {
         #[test]
-        fn every_isa_agrees_with_scalar_bit_for_bit(m in 1usize..70, count in 0usize..5, seed: u64, share in 0.0f32..1.0) {
+        fn every_isa_agrees_with_scalar_bit_for_bit(
+            m in 1usize..70, count in 0usize..5, queries in 0usize..=QUERIES, seed: u64, share in 0.0f32..1.0,
+        ) {
             for factors in [Factors::Add, Factors::AddMulErr] {
                 let case = case(m, count, factors, seed);
-                let spread = 10.0 * m as f32;
-                for bound in [f32::INFINITY, f32::NEG_INFINITY, (share - 0.3) * spread] {
-                    let expected = all_hits(FastScan::new(Isa::SCALAR), &case, bound);
-                    for isa in Isa::supported() {
-                        prop_assert_eq!(&all_hits(FastScan::new(isa), &case, bound), &expected, "{}", isa.name());
-                    }
+                let bounds = [(share - 0.3) * 10.0 * m as f32, f32::INFINITY, f32::NEG_INFINITY, 3.5 * m as f32];
+                let expected = scored(FastScan::new(Isa::SCALAR), &case, &bounds[..queries]);
+                for isa in Isa::supported() {
+                    let got = scored(FastScan::new(isa), &case, &bounds[..queries]);
+                    prop_assert_eq!(&got, &expected, "{}", isa.name());
                 }
             }
         }
@@ -229,11 +241,12 @@ mod tests {
             let layout = Layout { factors: Factors::Add, groups, stride: FACTOR_BYTES + groups * GROUP_BYTES };
             let mut block = vec![0u8; layout.stride];
             pack(BLOCK, m, |_, _| 15, &mut block[FACTOR_BYTES..]);
-            let probe = Probe { tables: &tables, base: 0.0, gap: 0.0 };
+            let probe = Probe { tables: &tables, base: 0.0, gap: 0.0, bound: f32::INFINITY };
             for isa in Isa::supported() {
-                let mut scores = [0.0; BLOCK];
-                FastScan::new(isa).next(&probe, layout, &block, 0, f32::INFINITY, &mut scores).expect("within");
-                let error = scores.iter().map(|s| (s - m as f32).abs()).fold(0.0, f32::max);
+                let mut scores = Scores::default();
+                FastScan::new(isa).score(&[probe], layout, &block, &mut scores);
+                assert_eq!(scores.masks[0][0], !0);
+                let error = scores.scores[0][0].iter().map(|s| (s - m as f32).abs()).fold(0.0, f32::max);
                 assert!(error <= tables.error_bound() + 1e-3 * m as f32, "{m} sub-spaces: off by {error}");
             }
         }

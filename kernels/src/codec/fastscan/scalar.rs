@@ -1,22 +1,16 @@
 //! The slow, obvious twin of every block scan, and what it shares with them: the score of a row.
 
-use super::{BLOCK, FACTOR_BYTES, Factors, GROUP_BYTES, Hit, Layout, Probe};
+use super::{BLOCK, FACTOR_BYTES, Factors, GROUP_BYTES, Layout, Probe, Scores};
 
-/// See [`FastScan::next`](super::FastScan::next).
-pub(super) fn next(
-    probe: &Probe<'_>,
-    layout: Layout,
-    blocks: &[u8],
-    from: usize,
-    bound: f32,
-    scores: &mut [f32; BLOCK],
-) -> Option<Hit> {
-    (from..blocks.len() / layout.stride).find_map(|number| {
-        let block = &blocks[number * layout.stride..][..layout.stride];
+/// See [`FastScan::score`](super::FastScan::score).
+pub(super) fn score(probes: &[Probe<'_>], layout: Layout, blocks: &[u8], out: &mut Scores) {
+    for (number, block) in blocks.chunks_exact(layout.stride).enumerate() {
         let (factors, codes) = block.split_at(layout.factors.bytes());
-        let mask = mask(probe, layout.factors, factors, &sums(probe, layout, codes), bound, scores);
-        (mask != 0).then_some(Hit { block: number, mask })
-    })
+        for (q, probe) in probes.iter().enumerate() {
+            let sums = sums(probe, layout, codes);
+            out.masks[q][number] = mask(probe, layout.factors, factors, &sums, &mut out.scores[q][number]);
+        }
+    }
 }
 
 fn sums(probe: &Probe<'_>, layout: Layout, codes: &[u8]) -> [u16; BLOCK] {
@@ -32,7 +26,7 @@ fn sums(probe: &Probe<'_>, layout: Layout, codes: &[u8]) -> [u16; BLOCK] {
     sums
 }
 
-/// Scores of a block's rows from their sums, and the mask of those whose lower bound is within `bound`. Products and
+/// Scores of a block's rows from their sums, and the mask of those whose lower bound is within the bound. Products and
 /// sums are rounded one by one, in this order, on every instruction set.
 #[inline(always)]
 pub(super) fn mask(
@@ -40,7 +34,6 @@ pub(super) fn mask(
     kind: Factors,
     factors: &[u8],
     sums: &[u16; BLOCK],
-    bound: f32,
     scores: &mut [f32; BLOCK],
 ) -> u32 {
     let (scale, bias) = (probe.tables.scale, probe.tables.bias);
@@ -51,7 +44,7 @@ pub(super) fn mask(
             let add = factor(factors, 0);
             for row in 0..BLOCK {
                 scores[row] = base + (add[row] + scale * f32::from(sums[row]));
-                within[row] = scores[row] <= bound;
+                within[row] = scores[row] <= probe.bound;
             }
         }
         Factors::AddMulErr => {
@@ -59,7 +52,7 @@ pub(super) fn mask(
             for row in 0..BLOCK {
                 let sum = bias + scale * f32::from(sums[row]);
                 scores[row] = probe.base + (add[row] + mul[row] * sum);
-                within[row] = scores[row] - probe.gap * err[row] <= bound;
+                within[row] = scores[row] - probe.gap * err[row] <= probe.bound;
             }
         }
     }

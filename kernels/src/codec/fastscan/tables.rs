@@ -20,6 +20,8 @@ pub struct Tables {
     /// The score of a sum of zero: the least entries of all sub-spaces together.
     pub bias: f32,
     m: usize,
+    /// The least entry of every sub-space.
+    least: Vec<f32>,
 }
 
 impl Tables {
@@ -28,6 +30,29 @@ impl Tables {
         let mut tables = Self::default();
         tables.assign(table, Isa::SCALAR);
         tables
+    }
+
+    /// Quantises the tables of `query` (dim): entry t of a sub-space is the dot product of the query's coordinates with
+    /// centroid t. `centroids` holds `(width, 16)` a sub-space, one coordinate of all sixteen contiguous, and `widths`
+    /// how many coordinates each sub-space has. `table` is working memory.
+    pub fn assign_products(
+        &mut self,
+        query: &[f32],
+        centroids: &[[f32; 16]],
+        widths: impl Iterator<Item = usize>,
+        table: &mut Vec<[f32; 16]>,
+        isa: Isa,
+    ) {
+        table.clear();
+        let mut coordinates = query.iter().zip(centroids);
+        table.extend(widths.map(|width| {
+            let mut entries = [0.0; 16];
+            for (q, coordinate) in coordinates.by_ref().take(width) {
+                entries.iter_mut().zip(coordinate).for_each(|(entry, c)| *entry += q * c);
+            }
+            entries
+        }));
+        self.assign(table.as_flattened(), isa);
     }
 
     /// Quantises `table` `(m, 16)` flat into the memory of these, with instructions of `isa`; the result is the same
@@ -61,10 +86,12 @@ impl Tables {
         let (subs, _) = table.as_chunks::<16>();
         self.m = subs.len();
         let (mut range, mut bias) = (0f32, 0f32);
+        self.least.clear();
         for entries in subs {
             let (least, most) = ends(entries);
-            range = range.max(most - least);
+            range = if most - least > range { most - least } else { range };
             bias += least;
+            self.least.push(least);
         }
         let largest = (65_535 / self.m.max(1)).clamp(1, 255) as f32;
         (self.scale, self.bias) = (range / largest, bias);
@@ -72,8 +99,7 @@ impl Tables {
         let inverse = if range > 0.0 { largest / range } else { 0.0 };
         self.groups.clear();
         self.groups.resize(self.m.div_ceil(4), Group([0; GROUP_BYTES]));
-        for (sub, entries) in subs.iter().enumerate() {
-            let (least, _) = ends(entries);
+        for (sub, (entries, &least)) in subs.iter().zip(&self.least).enumerate() {
             let bytes = &mut self.groups[sub / 4].0[16 * (sub % 4)..][..16];
             for (byte, &entry) in bytes.iter_mut().zip(entries) {
                 // Rounds to nearest: the value is not negative and below 256. By way of i32, which vectorises.
@@ -96,19 +122,21 @@ impl Tables {
 
 impl Default for Tables {
     fn default() -> Self {
-        Self { groups: Vec::new(), scale: 0.0, bias: 0.0, m: 0 }
+        Self { groups: Vec::new(), scale: 0.0, bias: 0.0, m: 0, least: Vec::new() }
     }
 }
 
+/// The least and the largest entry, by halves: a chain of sixteen comparisons would wait for each.
 #[inline(always)]
 fn ends(entries: &[f32; 16]) -> (f32, f32) {
-    let mut least = entries[0];
-    let mut most = entries[0];
-    for &entry in entries {
-        least = if entry < least { entry } else { least };
-        most = if entry > most { entry } else { most };
+    let (mut least, mut most) = (*entries, *entries);
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            least[i] = if least[i + width] < least[i] { least[i + width] } else { least[i] };
+            most[i] = if most[i + width] > most[i] { most[i + width] } else { most[i] };
+        }
     }
-    (least, most)
+    (least[0], most[0])
 }
 
 #[cfg(test)]
