@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kiln_kernels::codec::{Codec, CodecKind, ListRows, Pq4};
+use kiln_kernels::codec::{Codec, CodecKind, ListRows, Pq4, Rabitq, Sq8Lists};
 use kiln_kernels::distance::Kernels;
 use kiln_kernels::kmeans::{self, BalancedParams};
 use kiln_kernels::pq::CodeBits;
@@ -94,9 +94,8 @@ fn train_codec<B: Backend>(
     Ok(match params.codec {
         CodecKind::Pq => Codec::Pq(product(params.bits)?),
         CodecKind::Pq4 => Codec::Pq4(Pq4::new(product(CodeBits::Four)?, centroids.view())),
-        kind @ (CodecKind::Rabitq(_) | CodecKind::Sq8) => {
-            return Err(BuilderError::Mismatch(format!("codes {kind} are not built yet: use pq4 or pq")));
-        }
+        CodecKind::Rabitq(bits) => Codec::Rabitq(Rabitq::new(bits, centroids.view(), params.seed)),
+        CodecKind::Sq8 => Codec::Sq8(Sq8Lists::new(residuals, centroids.view())),
     })
 }
 

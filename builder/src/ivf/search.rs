@@ -187,24 +187,11 @@ impl IvfIndex {
         let keep = wanted.rerank.max(wanted.k);
         self.plan(queries, wanted.nprobe, keep, scratch, &mut stats);
         self.scan(scratch, &mut stats)?;
-        for q in each {
-            let mut nearest = TopK::new(wanted.k);
-            let IvfScratch { shortlists, cache, .. } = scratch;
-            let mut candidates: Vec<u32> = shortlists[q].selected().map(|(_, position)| position).collect();
-            // Reads go forward.
-            candidates.sort_unstable();
-            for (i, &position) in candidates.iter().enumerate() {
-                if let (Data::Memory { vectors, .. }, Some(&next)) = (&self.data, candidates.get(i + AHEAD)) {
-                    prefetch(&vectors.as_slice()[next as usize * self.record.bytes()..][..self.record.bytes()]);
-                }
-                let distance = dispatch_scorer!(&scorers[q], typed => typed.distance(self.vector(position, cache)?));
-                // Rows of an index number less than 2^32; ties go to the lower one.
-                nearest.push(Scored { distance, id: self.ids.get(position) as u32 });
-                stats[q].distances += 1;
-            }
-            stats[q].pages = cache.pages_read();
+        for (q, scorer) in each.zip(&scorers) {
+            let nearest =
+                self.rerank(scorer, wanted.k, keep, &mut scratch.shortlists[q], &mut scratch.cache, &mut stats[q])?;
+            stats[q].pages = scratch.cache.pages_read();
             stats[q].bytes = stats[q].pages * PAGE as u64;
-            let nearest = nearest.drain_sorted();
             hits.push(Hits {
                 ids: nearest.iter().map(|hit| u64::from(hit.id)).collect(),
                 distances: nearest.iter().map(|hit| self.record.metric.reported(hit.distance)).collect(),
@@ -212,6 +199,46 @@ impl IvfIndex {
             });
         }
         Ok(())
+    }
+
+    /// The `k` nearest of a shortlist of `keep` by exact distances.
+    ///
+    /// Codes that give lower bounds are read from the least up, and no further than the k-th distance: no row beyond it
+    /// can enter but for the few whose bound fails. Where the shortlist holds all that was scanned, all are read.
+    fn rerank(
+        &self,
+        scorer: &RecordScorer,
+        k: usize,
+        keep: usize,
+        shortlist: &mut Shortlist,
+        cache: &mut PageCache,
+        stats: &mut QueryStats,
+    ) -> Result<Vec<Scored>, BuilderError> {
+        let bounded = self.codec.gives_bounds() && stats.distances - self.lists.len() as u64 > keep as u64;
+        let mut candidates: Vec<(f32, u32)> = Vec::new();
+        if bounded {
+            candidates.extend(shortlist.sorted());
+        } else {
+            candidates.extend(shortlist.selected());
+            // Reads go forward.
+            candidates.sort_unstable_by_key(|&(_, position)| position);
+        }
+        // Codes know squared distances of unit vectors, twice 1 - cos.
+        let unit = if self.record.metric == Metric::Cosine { 0.5 } else { 1.0 };
+        let mut nearest = TopK::new(k);
+        for (i, &(estimate, position)) in candidates.iter().enumerate() {
+            if bounded && unit * estimate > nearest.bound() {
+                break;
+            }
+            if let (Data::Memory { vectors, .. }, Some(&(_, next))) = (&self.data, candidates.get(i + AHEAD)) {
+                prefetch(&vectors.as_slice()[next as usize * self.record.bytes()..][..self.record.bytes()]);
+            }
+            let distance = dispatch_scorer!(scorer, typed => typed.distance(self.vector(position, cache)?));
+            // Rows of an index number less than 2^32; ties go to the lower one.
+            nearest.push(Scored { distance, id: self.ids.get(position) as u32 });
+            stats.distances += 1;
+        }
+        Ok(nearest.drain_sorted())
     }
 
     /// Finds every query's probes, prepares the queries, and orders the visits.
@@ -265,7 +292,8 @@ impl IvfIndex {
                 shortlist: std::mem::take(&mut shortlists[planned.query as usize]),
             };
             let mut visiting: Vec<Visit<'_>> = group.iter().map(visit).collect();
-            self.codec.scan(&mut visiting, List { bytes, rows: list.count as usize, first: list.first as u32 }, scan);
+            let scanned = List { bytes, rows: list.count as usize, first: list.first as u32 };
+            self.codec.scan(&mut visiting, scanned, self.record.metric, scan);
             for (planned, visit) in group.iter().zip(visiting) {
                 let q = planned.query as usize;
                 shortlists[q] = visit.shortlist;

@@ -8,11 +8,15 @@ pub mod bytes;
 pub mod fastscan;
 mod kind;
 mod pq4;
+pub mod rabitq;
+pub mod rotation;
 mod shortlist;
 pub mod sq8;
+mod sq8_lists;
 
 use fastscan::Scores;
 use ndarray::ArrayView2;
+use sq8::Sq8Query;
 
 use crate::metric::Metric;
 use crate::pq::ProductQuantizer;
@@ -20,7 +24,9 @@ use crate::pq::ProductQuantizer;
 pub use fastscan::QUERIES;
 pub use kind::CodecKind;
 pub use pq4::{Pq4, Pq4Query};
+pub use rabitq::{Rabitq, RabitqQuery};
 pub use shortlist::Shortlist;
+pub use sq8_lists::Sq8Lists;
 
 /// A trained quantiser of lists.
 #[derive(Debug, Clone)]
@@ -29,6 +35,10 @@ pub enum Codec {
     Pq(ProductQuantizer),
     /// Blocks for in-register look-ups.
     Pq4(Pq4),
+    /// Blocks of signs and bit planes; rows are offered by lower bounds.
+    Rabitq(Rabitq),
+    /// Blocks of bytes.
+    Sq8(Sq8Lists),
 }
 
 /// A query prepared for one [`Codec`]; reused from query to query.
@@ -36,6 +46,8 @@ pub enum Codec {
 pub struct CodecQuery {
     pq: Vec<f32>,
     pq4: Pq4Query,
+    rabitq: RabitqQuery,
+    sq8: Sq8Query,
 }
 
 /// The rows of one list, for encoding.
@@ -83,6 +95,7 @@ impl Codec {
         match self {
             Codec::Pq(pq) => Some(pq),
             Codec::Pq4(pq4) => Some(pq4.product()),
+            Codec::Rabitq(_) | Codec::Sq8(_) => None,
         }
     }
 
@@ -91,6 +104,8 @@ impl Codec {
         match self {
             Codec::Pq(pq) => rows * (4 + pq.code_bytes() as u64),
             Codec::Pq4(pq4) => pq4.list_bytes(rows),
+            Codec::Rabitq(rabitq) => rabitq.list_bytes(rows),
+            Codec::Sq8(sq8) => sq8.list_bytes(rows),
         }
     }
 
@@ -99,6 +114,8 @@ impl Codec {
         match self {
             Codec::Pq(pq) => encode_rows(pq, list, metric, out),
             Codec::Pq4(pq4) => pq4.encode_list(list.codes, list.centroid, metric, out),
+            Codec::Rabitq(rabitq) => rabitq.encode_list(list, metric, out),
+            Codec::Sq8(sq8) => sq8.encode_list(list, metric, out),
         }
     }
 
@@ -112,16 +129,26 @@ impl Codec {
                 }
             }
             Codec::Pq4(pq4) => pq4.prepare(query, metric, &mut prepared.pq4),
+            Codec::Rabitq(rabitq) => rabitq.prepare(query, &mut prepared.rabitq),
+            Codec::Sq8(sq8) => sq8.prepare(query, metric, &mut prepared.sq8),
         }
     }
 
     /// Offers the rows of a list to the shortlists of up to [`QUERIES`] queries by estimated distance: squared L2, under
-    /// inner product minus the dot product.
-    pub fn scan(&self, visits: &mut [Visit<'_>], list: List<'_>, scratch: &mut ScanScratch) {
+    /// inner product minus the dot product; where [`gives_bounds`](Self::gives_bounds), by a lower bound of it.
+    pub fn scan(&self, visits: &mut [Visit<'_>], list: List<'_>, metric: Metric, scratch: &mut ScanScratch) {
         match self {
             Codec::Pq(pq) => visits.iter_mut().for_each(|visit| scan_rows(pq, visit, list)),
             Codec::Pq4(pq4) => pq4.scan(visits, list, &mut scratch.scores),
+            Codec::Rabitq(rabitq) => rabitq.scan(visits, list, metric, &mut scratch.scores),
+            Codec::Sq8(sq8) => sq8.scan(visits, list),
         }
+    }
+
+    /// Whether rows are offered by a lower bound of their distance, which few rows fall below
+    /// ([`rabitq::code::EPSILON_0`]), rather than by an estimate.
+    pub fn gives_bounds(&self) -> bool {
+        matches!(self, Codec::Rabitq(_))
     }
 
     /// Serialises what was trained.
@@ -129,6 +156,8 @@ impl Codec {
         match self {
             Codec::Pq(pq) => pq.to_bytes(),
             Codec::Pq4(pq4) => pq4.to_bytes(),
+            Codec::Rabitq(rabitq) => rabitq.to_bytes(),
+            Codec::Sq8(sq8) => sq8.to_bytes(),
         }
     }
 
@@ -143,7 +172,8 @@ impl Codec {
                 Ok(Codec::Pq(pq))
             }
             CodecKind::Pq4 => Pq4::from_bytes(bytes, dim).map(Codec::Pq4),
-            CodecKind::Rabitq(_) | CodecKind::Sq8 => Err(format!("codes {kind} are not known here")),
+            CodecKind::Rabitq(bits) => Rabitq::from_bytes(bytes, bits, dim).map(Codec::Rabitq),
+            CodecKind::Sq8 => Sq8Lists::from_bytes(bytes, dim).map(Codec::Sq8),
         }
     }
 }
