@@ -6,8 +6,8 @@
 //! neither does the answer.
 
 use kiln_kernels::codec::Shortlist;
-use kiln_kernels::codec::bytes::{ByteScan, GROUP_BYTES, QUERIES, pack};
-use kiln_kernels::codec::fastscan::BLOCK;
+use kiln_kernels::codec::bytes::{ByteProbe, ByteScan, pack};
+use kiln_kernels::codec::fastscan::{BLOCK, BLOCKS, FACTOR_BYTES, QUERIES, Scores};
 use kiln_kernels::codec::sq8::{Sq8, Sq8Query};
 use kiln_kernels::distance::{Isa, Kernels, RowKernel};
 use kiln_kernels::{Metric, Scored};
@@ -16,6 +16,10 @@ use ndarray::Array2;
 /// Centroids scored again beyond nprobe: a quarter more, and this many.
 const MARGIN: usize = 16;
 
+/// Blocks scored at a time: bounds fall from one time to the next.
+const AT_ONCE: usize = 4;
+const _: () = assert!(AT_ONCE <= BLOCKS);
+
 /// The centroids of an index.
 pub(crate) struct Coarse {
     centroids: Array2<f32>,
@@ -23,10 +27,9 @@ pub(crate) struct Coarse {
     kernel: RowKernel<f32, f32>,
     sq8: Sq8,
     scan: ByteScan,
-    /// Blocks of 32 centroids in bytes.
+    /// Blocks of 32 centroids in bytes. Their factor is |c|^2 of the coded centroid (0 under inner product), infinite
+    /// where there is none.
     blocks: Vec<u8>,
-    /// Of each block: |c|^2 of the coded centroids (0 under inner product); infinite where there is none.
-    squares: Vec<[f32; BLOCK]>,
 }
 
 /// Working memory.
@@ -34,6 +37,7 @@ pub(crate) struct Coarse {
 pub(crate) struct CoarseScratch {
     queries: Vec<Sq8Query>,
     shortlists: Vec<Shortlist>,
+    scores: Scores,
 }
 
 impl Coarse {
@@ -41,22 +45,24 @@ impl Coarse {
         let sq8 = Sq8::train(centroids.view());
         let (nlist, dim) = centroids.dim();
         let mut blocks = vec![0u8; nlist.div_ceil(BLOCK) * sq8.block_bytes()];
-        let mut squares = vec![[f32::INFINITY; BLOCK]; nlist.div_ceil(BLOCK)];
-        for (block, (bytes, squares)) in blocks.chunks_exact_mut(sq8.block_bytes()).zip(&mut squares).enumerate() {
+        for (block, bytes) in blocks.chunks_exact_mut(sq8.block_bytes()).enumerate() {
             let first = block * BLOCK;
             let rows = BLOCK.min(nlist - first);
             let code = |row: usize, d: usize| sq8.encode(d, centroids[(first + row, d)]);
-            pack(rows, dim, code, bytes);
-            for (row, square) in squares.iter_mut().enumerate().take(rows) {
-                let decoded = (0..dim).map(|d| f64::from(sq8.decode(d, code(row, d))));
-                *square = match metric {
-                    Metric::L2 | Metric::Cosine => decoded.map(|x| x * x).sum::<f64>() as f32,
+            let (factors, codes) = bytes.split_at_mut(FACTOR_BYTES);
+            pack(rows, dim, code, codes);
+            for (row, factor) in factors.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let square = |d: usize| f64::from(sq8.decode(d, code(row, d))).powi(2);
+                let add = match metric {
+                    _ if row >= rows => f64::INFINITY,
+                    Metric::L2 | Metric::Cosine => (0..dim).map(square).sum(),
                     Metric::InnerProduct => 0.0,
                 };
+                *factor = (add as f32).to_le_bytes();
             }
         }
         let isa = Isa::best();
-        Self { centroids, metric, kernel: f32::same(isa), sq8, scan: ByteScan::new(isa), blocks, squares }
+        Self { centroids, metric, kernel: f32::same(isa), sq8, scan: ByteScan::new(isa), blocks }
     }
 
     pub(crate) fn nlist(&self) -> usize {
@@ -65,7 +71,7 @@ impl Coarse {
 
     /// Bytes held in memory.
     pub(crate) fn bytes(&self) -> u64 {
-        (4 * self.centroids.len() + self.blocks.len() + size_of_val(&self.squares[..])) as u64
+        (4 * self.centroids.len() + self.blocks.len()) as u64
     }
 
     /// The `nprobe` nearest centroids of each of `queries`, each (dim).
@@ -92,25 +98,27 @@ impl Coarse {
         scratch.shortlists.resize_with(queries.len(), Shortlist::default);
         for ((query, prepared), list) in queries.iter().zip(&mut scratch.queries).zip(&mut scratch.shortlists) {
             self.sq8.prepare(query, factor, prepared);
-            list.reset(keep);
+            list.reset(keep, 0);
         }
-        let mut weights = [&[][..]; QUERIES];
-        weights.iter_mut().zip(&scratch.queries).for_each(|(weights, query)| *weights = &query.weights);
-        let (mut sums, mut scores) = ([[0; BLOCK]; QUERIES], [0.0; BLOCK]);
-        let block_bytes = self.sq8.groups() * GROUP_BYTES;
-        for (block, (bytes, squares)) in self.blocks.chunks_exact(block_bytes).zip(&self.squares).enumerate() {
-            let sums = &mut sums[..queries.len()];
-            self.scan.sums(bytes, &weights[..queries.len()], sums);
-            for ((sums, query), list) in sums.iter().zip(&scratch.queries).zip(&mut scratch.shortlists) {
-                let factors = [query.bias, query.scale];
-                let mut mask = self.scan.within(sums, squares, factors, list.bound(), &mut scores);
-                while mask != 0 {
-                    let row = mask.trailing_zeros() as usize;
-                    let id = block * BLOCK + row;
-                    if id < self.nlist() {
-                        list.push(scores[row], id as u32);
+        let stride = self.sq8.block_bytes();
+        for (chunk, blocks) in self.blocks.chunks(AT_ONCE * stride).enumerate() {
+            let mut probes = [ByteProbe { weights: &[], base: 0.0, scale: 0.0, bound: 0.0 }; QUERIES];
+            for ((probe, query), list) in probes.iter_mut().zip(&scratch.queries).zip(&scratch.shortlists) {
+                let (base, scale, bound) = (query.bias, query.scale, list.bound());
+                *probe = ByteProbe { weights: &query.weights, base, scale, bound };
+            }
+            self.scan.score(&probes[..queries.len()], self.sq8.groups(), blocks, &mut scratch.scores);
+            for (q, list) in scratch.shortlists.iter_mut().enumerate() {
+                for number in 0..blocks.len() / stride {
+                    let mut mask = scratch.scores.masks[q][number];
+                    while mask != 0 {
+                        let row = mask.trailing_zeros() as usize;
+                        let id = (chunk * AT_ONCE + number) * BLOCK + row;
+                        if id < self.nlist() {
+                            list.push(scratch.scores.scores[q][number][row], id as u32);
+                        }
+                        mask &= mask - 1;
                     }
-                    mask &= mask - 1;
                 }
             }
         }

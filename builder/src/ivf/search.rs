@@ -5,7 +5,7 @@
 //! other lists follow in order of their number, and each list is read once for all queries of the tile that probe it. A
 //! query thus visits its lists in an order of its own, whatever the tile, and its answer does not depend on the others.
 
-use kiln_kernels::codec::{Codec, CodecQuery, List, QUERIES, ScanScratch, Shortlist, Visit};
+use kiln_kernels::codec::{Codec, CodecQuery, List, ScanScratch, Shortlist, Visit};
 use kiln_kernels::distance::inverse_norm;
 use kiln_kernels::{Metric, RowsView, Scored, TopK};
 
@@ -185,7 +185,7 @@ impl IvfIndex {
         let mut stats = vec![QueryStats::default(); queries.len()];
         scratch.cache.clear();
         let keep = wanted.rerank.max(wanted.k);
-        self.plan(queries, wanted.nprobe, keep, scratch, &mut stats);
+        self.plan(queries, wanted, scratch, &mut stats);
         self.scan(scratch, &mut stats)?;
         for (q, scorer) in each.zip(&scorers) {
             let nearest =
@@ -242,23 +242,16 @@ impl IvfIndex {
     }
 
     /// Finds every query's probes, prepares the queries, and orders the visits.
-    fn plan(
-        &self,
-        queries: &RowsView<'_>,
-        nprobe: usize,
-        keep: usize,
-        scratch: &mut IvfScratch,
-        stats: &mut [QueryStats],
-    ) {
+    fn plan(&self, queries: &RowsView<'_>, wanted: ListSearch, scratch: &mut IvfScratch, stats: &mut [QueryStats]) {
         let queries: Vec<Vec<f32>> =
             queries.to_f32().outer_iter().map(|row| self.at_unit_length(row.to_vec())).collect();
-        let probes = self.coarse.probes(&queries, nprobe, &mut scratch.coarse);
+        let probes = self.coarse.probes(&queries, wanted.nprobe, &mut scratch.coarse);
         scratch.codec.resize_with(scratch.codec.len().max(queries.len()), CodecQuery::default);
         scratch.shortlists.resize_with(scratch.shortlists.len().max(queries.len()), Shortlist::default);
         scratch.visits.clear();
         for (q, (query, probes)) in queries.iter().zip(&probes).enumerate() {
             self.codec.prepare(query, self.record.metric, &mut scratch.codec[q]);
-            scratch.shortlists[q].reset(keep);
+            scratch.shortlists[q].reset(wanted.rerank.max(wanted.k), wanted.k);
             scratch.visits.extend(probes.iter().enumerate().map(|(rank, probe)| Planned {
                 round: rank.min(NEAREST_FIRST) as u32,
                 list: probe.id,
@@ -283,7 +276,7 @@ impl IvfIndex {
     fn scan(&self, scratch: &mut IvfScratch, stats: &mut [QueryStats]) -> Result<(), BuilderError> {
         let IvfScratch { codec, shortlists, visits, cache, scan, .. } = scratch;
         let alike = |a: &Planned, b: &Planned| (a.round, a.list) == (b.round, b.list);
-        for group in visits.chunk_by(alike).flat_map(|same| same.chunks(QUERIES)) {
+        for group in visits.chunk_by(alike) {
             let list = self.lists[group[0].list as usize];
             let bytes = self.list(list, cache)?;
             let visit = |planned: &Planned| Visit {

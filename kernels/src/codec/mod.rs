@@ -14,14 +14,13 @@ mod shortlist;
 pub mod sq8;
 mod sq8_lists;
 
-use fastscan::Scores;
+use fastscan::{BLOCK, BLOCKS, Scores};
 use ndarray::ArrayView2;
 use sq8::Sq8Query;
 
 use crate::metric::Metric;
 use crate::pq::ProductQuantizer;
 
-pub use fastscan::QUERIES;
 pub use kind::CodecKind;
 pub use pq4::{Pq4, Pq4Query};
 pub use rabitq::{Rabitq, RabitqQuery};
@@ -89,6 +88,35 @@ pub struct ScanScratch {
     scores: Scores,
 }
 
+/// Bytes of blocks that are scanned for one group of queries after another: they stay in the first-level cache.
+const CACHED_BYTES: usize = 24 << 10;
+
+/// Blocks of `stride` bytes that are scanned together.
+fn blocks_at_once(stride: usize) -> usize {
+    (CACHED_BYTES / stride).clamp(1, BLOCKS)
+}
+
+impl Visit<'_> {
+    /// Offers the marked rows of scored blocks, the first of which starts at row `start` of the list.
+    fn offer(&mut self, scores: &[[f32; BLOCK]], masks: &[u32], start: usize, list: List<'_>) {
+        for (number, (scores, &mask)) in scores.iter().zip(masks).enumerate() {
+            let start = start + number * BLOCK;
+            let mut mask = mask & present(list.rows - start);
+            while mask != 0 {
+                let row = mask.trailing_zeros();
+                self.shortlist.push(scores[row as usize], list.first + start as u32 + row);
+                mask &= mask - 1;
+            }
+        }
+    }
+}
+
+/// The mask of a block's rows that exist, where `rest` rows are left.
+#[inline(always)]
+fn present(rest: usize) -> u32 {
+    if rest >= BLOCK { !0 } else { (1 << rest) - 1 }
+}
+
 impl Codec {
     /// The product quantiser whose codes [`encode_list`](Self::encode_list) wants, if any.
     pub fn product(&self) -> Option<&ProductQuantizer> {
@@ -134,14 +162,14 @@ impl Codec {
         }
     }
 
-    /// Offers the rows of a list to the shortlists of up to [`QUERIES`] queries by estimated distance: squared L2, under
+    /// Offers the rows of a list to the shortlists of the queries that visit it by estimated distance: squared L2, under
     /// inner product minus the dot product; where [`gives_bounds`](Self::gives_bounds), by a lower bound of it.
     pub fn scan(&self, visits: &mut [Visit<'_>], list: List<'_>, metric: Metric, scratch: &mut ScanScratch) {
         match self {
             Codec::Pq(pq) => visits.iter_mut().for_each(|visit| scan_rows(pq, visit, list)),
             Codec::Pq4(pq4) => pq4.scan(visits, list, &mut scratch.scores),
             Codec::Rabitq(rabitq) => rabitq.scan(visits, list, metric, &mut scratch.scores),
-            Codec::Sq8(sq8) => sq8.scan(visits, list),
+            Codec::Sq8(sq8) => sq8.scan(visits, list, &mut scratch.scores),
         }
     }
 

@@ -14,9 +14,9 @@
 use ndarray::{ArrayView2, Axis};
 
 use super::fastscan::{
-    BLOCK, BLOCKS, FACTOR_BYTES, Factors, FastScan, GROUP_BYTES, Layout, Probe, QUERIES, Scores, Tables, pack,
+    BLOCK, FACTOR_BYTES, Factors, FastScan, GROUP_BYTES, Layout, Probe, QUERIES, Scores, Tables, pack,
 };
-use super::{List, Visit};
+use super::{List, Visit, blocks_at_once};
 use crate::distance::Isa;
 use crate::metric::Metric;
 use crate::pq::{CodeBits, ProductQuantizer};
@@ -113,29 +113,22 @@ impl Pq4 {
         prepared.tables.assign_products(&rotated, &self.transposed, widths, &mut prepared.table, self.isa);
     }
 
-    /// Offers the rows of a list to the shortlists of up to [`QUERIES`] queries by estimated ordering distance (squared
-    /// L2; minus the dot product).
+    /// Offers the rows of a list to the visitors' shortlists by estimated ordering distance (squared L2; minus the dot
+    /// product).
     pub fn scan(&self, visits: &mut [Visit<'_>], list: List<'_>, scores: &mut Scores) {
         let layout = self.layout();
-        for (chunk, blocks) in list.bytes.chunks(BLOCKS * layout.stride).enumerate() {
-            let first = chunk * BLOCKS * BLOCK;
-            let none = Probe { tables: &visits[0].query.pq4.tables, base: 0.0, gap: 0.0, bound: 0.0 };
-            let mut probes = [none; QUERIES];
-            for (probe, visit) in probes.iter_mut().zip(visits.iter()) {
-                let bound = visit.shortlist.bound();
-                *probe = Probe { tables: &visit.query.pq4.tables, base: visit.base, gap: 0.0, bound };
-            }
-            self.scan.score(&probes[..visits.len()], layout, blocks, scores);
-            for (q, visit) in visits.iter_mut().enumerate() {
-                for block in 0..blocks.len() / layout.stride {
-                    let start = first + block * BLOCK;
-                    let mut mask = scores.masks[q][block] & present(list.rows - start);
-                    while mask != 0 {
-                        let row = mask.trailing_zeros();
-                        let estimate = scores.scores[q][block][row as usize];
-                        visit.shortlist.push(estimate, list.first + start as u32 + row);
-                        mask &= mask - 1;
-                    }
+        let at_once = blocks_at_once(layout.stride);
+        for (chunk, blocks) in list.bytes.chunks(at_once * layout.stride).enumerate() {
+            let (start, count) = (chunk * at_once * BLOCK, blocks.len() / layout.stride);
+            for some in visits.chunks_mut(QUERIES) {
+                fn probe<'a>(visit: &Visit<'a>) -> Probe<'a> {
+                    let bound = visit.shortlist.bound();
+                    Probe { tables: &visit.query.pq4.tables, base: visit.base, gap: 0.0, bound }
+                }
+                let probes: [Probe<'_>; QUERIES] = std::array::from_fn(|q| probe(&some[q.min(some.len() - 1)]));
+                self.scan.score(&probes[..some.len()], layout, blocks, scores);
+                for (q, visit) in some.iter_mut().enumerate() {
+                    visit.offer(&scores.scores[q][..count], &scores.masks[q][..count], start, list);
                 }
             }
         }
@@ -158,10 +151,4 @@ impl Pq4 {
         }
         Ok(Self::with_center(pq, center.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
-}
-
-/// The mask of a block's rows that exist, where `rest` rows are left.
-#[inline(always)]
-pub(super) fn present(rest: usize) -> u32 {
-    if rest >= BLOCK { !0 } else { (1 << rest) - 1 }
 }

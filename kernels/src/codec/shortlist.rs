@@ -4,22 +4,34 @@
 //! came, and meanwhile the bound beyond which nothing can enter. Unlike a heap it is tidied only once every `keep`
 //! offers, by a selection over plain integers.
 
+use crate::topk::{Scored, TopK};
+
 /// Keeps the `keep` smallest.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Shortlist {
     keep: usize,
     /// Estimate, as an integer of the same order, above the position.
     keys: Vec<u64>,
     bound: f32,
+    /// The least upper bounds offered, for the k-th of them.
+    uppers: TopK,
 }
 
 /// Offers taken between selections, at least.
 const SLACK: usize = 64;
 
+impl Default for Shortlist {
+    fn default() -> Self {
+        Self { keep: 1, keys: Vec::new(), bound: f32::INFINITY, uppers: TopK::new(0) }
+    }
+}
+
 impl Shortlist {
-    /// Empties the list for a selection of `keep`, at least 1.
-    pub fn reset(&mut self, keep: usize) {
+    /// Empties the list for a selection of `keep`, at least 1. Where rows come with an upper bound too, nothing beyond
+    /// the `k`-th least of these is kept.
+    pub fn reset(&mut self, keep: usize, k: usize) {
         self.keep = keep.max(1);
+        self.uppers = TopK::new(k);
         self.keys.clear();
         self.bound = f32::INFINITY;
     }
@@ -41,12 +53,23 @@ impl Shortlist {
         }
     }
 
+    /// Offers a position by its lower bound. No row whose lower bound exceeds the k-th least upper bound can be among
+    /// the k nearest.
+    #[inline(always)]
+    pub fn push_between(&mut self, lower: f32, upper: f32, position: u32) {
+        self.push(lower, position);
+        if upper < self.uppers.bound() {
+            self.uppers.push(Scored { distance: upper, id: position });
+            self.bound = self.bound.min(self.uppers.bound());
+        }
+    }
+
     #[inline(never)]
     fn select(&mut self) {
         if self.keys.len() > self.keep {
             self.keys.select_nth_unstable(self.keep - 1);
             self.keys.truncate(self.keep);
-            self.bound = estimate(self.keys[self.keep - 1]);
+            self.bound = self.bound.min(estimate(self.keys[self.keep - 1]));
         }
     }
 
@@ -87,7 +110,7 @@ mod tests {
         #[test]
         fn it_keeps_what_sorting_would(offers in prop::collection::vec((-50i32..50, any::<u32>()), 0..900), keep in 1usize..200) {
             let mut list = Shortlist::default();
-            list.reset(keep);
+            list.reset(keep, 0);
             let mut all: Vec<(f32, u32)> = offers.iter().map(|&(d, id)| (d as f32 / 4.0, id)).collect();
             for &(estimate, id) in &all {
                 list.push(estimate, id);
@@ -101,7 +124,7 @@ mod tests {
     #[test]
     fn infinities_have_their_place() {
         let mut list = Shortlist::default();
-        list.reset(3);
+        list.reset(3, 0);
         for (estimate, id) in [(f32::INFINITY, 0), (1.0, 1), (f32::NEG_INFINITY, 2), (-0.5, 3)] {
             list.push(estimate, id);
         }

@@ -6,7 +6,7 @@
 
 use ndarray::ArrayView2;
 
-use super::bytes::{GROUP_BYTES, Weights};
+use super::bytes::{Weights, block_bytes};
 
 /// Trained ranges.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,9 +57,9 @@ impl Sq8 {
         self.dim().div_ceil(4)
     }
 
-    /// Bytes of the codes of a block of 32 rows.
+    /// Bytes of a block of 32 rows.
     pub fn block_bytes(&self) -> usize {
-        self.groups() * GROUP_BYTES
+        block_bytes(self.groups())
     }
 
     /// The code of coordinate `d` at `x`; values past the range take its end.
@@ -125,8 +125,8 @@ impl Sq8Query {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::bytes::{ByteScan, pack};
-    use crate::codec::fastscan::BLOCK;
+    use crate::codec::bytes::{ByteProbe, ByteScan, pack};
+    use crate::codec::fastscan::{BLOCK, FACTOR_BYTES, Scores};
     use crate::distance::Isa;
     use ndarray::Array2;
     use proptest::prelude::*;
@@ -146,15 +146,16 @@ mod tests {
                 *x = near;
             }
             let mut block = vec![0; sq8.block_bytes()];
-            pack(BLOCK, dim, |row, d| sq8.encode(d, rows[(row, d)]), &mut block);
+            pack(BLOCK, dim, |row, d| sq8.encode(d, rows[(row, d)]), &mut block[FACTOR_BYTES..]);
             let query: Vec<f32> = (0..dim).map(|_| rng.random::<f32>() * 4.0 - 2.0).collect();
             let mut prepared = Sq8Query::default();
             sq8.prepare(&query, -2.0, &mut prepared);
-            let mut sums = [[0; BLOCK]];
-            ByteScan::new(Isa::best()).sums(&block, &[&prepared.weights], &mut sums);
+            let probe = ByteProbe { weights: &prepared.weights, base: prepared.bias, scale: prepared.scale, bound: 0.0 };
+            let mut scores = Scores::default();
+            ByteScan::new(Isa::best()).score(&[probe], sq8.groups(), &block, &mut scores);
             for row in 0..BLOCK {
                 let exact: f32 = -2.0 * query.iter().zip(decoded.row(row)).map(|(q, x)| q * x).sum::<f32>();
-                let score = prepared.bias + prepared.scale * sums[0][row] as f32;
+                let score = scores.scores[0][0][row];
                 prop_assert!((score - exact).abs() <= prepared.error_bound() + 1e-4 * dim as f32, "{score} {exact}");
             }
         }

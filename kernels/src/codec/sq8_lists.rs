@@ -5,11 +5,10 @@
 
 use ndarray::{ArrayView2, Axis};
 
-use super::bytes::{ByteScan, QUERIES, Weights, pack};
-use super::fastscan::{BLOCK, FACTOR_BYTES};
-use super::pq4::present;
+use super::bytes::{ByteProbe, ByteScan, pack};
+use super::fastscan::{BLOCK, FACTOR_BYTES, QUERIES, Scores};
 use super::sq8::{Sq8, Sq8Query};
-use super::{List, ListRows, Visit};
+use super::{List, ListRows, Visit, blocks_at_once};
 use crate::distance::Isa;
 use crate::metric::Metric;
 
@@ -30,20 +29,16 @@ impl Sq8Lists {
         Self { sq8: Sq8::train(residuals), center, scan: ByteScan::new(Isa::best()) }
     }
 
-    fn stride(&self) -> usize {
-        FACTOR_BYTES + self.sq8.block_bytes()
-    }
-
     /// Bytes of a list of `rows` rows.
     pub fn list_bytes(&self, rows: u64) -> u64 {
-        rows.div_ceil(BLOCK as u64) * self.stride() as u64
+        rows.div_ceil(BLOCK as u64) * self.sq8.block_bytes() as u64
     }
 
     /// Appends the blocks of a list.
     pub fn encode_list(&self, list: ListRows<'_>, metric: Metric, out: &mut Vec<u8>) {
         for rows in list.residuals.axis_chunks_iter(Axis(0), BLOCK) {
             let start = out.len();
-            out.resize(start + self.stride(), 0);
+            out.resize(start + self.sq8.block_bytes(), 0);
             let (factors, codes) = out[start..].split_at_mut(FACTOR_BYTES);
             for (row, factor) in factors.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let add = if row < rows.nrows() {
@@ -79,26 +74,22 @@ impl Sq8Lists {
         self.sq8.prepare(&relative, factor, prepared);
     }
 
-    /// Offers the rows of a list to the shortlists of up to [`QUERIES`] queries by estimated ordering distance.
-    pub fn scan(&self, visits: &mut [Visit<'_>], list: List<'_>) {
-        let mut weights: [&[Weights]; QUERIES] = [&[]; QUERIES];
-        weights.iter_mut().zip(visits.iter()).for_each(|(weights, visit)| *weights = &visit.query.sq8.weights);
-        let (mut sums, mut scores) = ([[0; BLOCK]; QUERIES], [0.0; BLOCK]);
-        let sums = &mut sums[..visits.len()];
-        for (number, block) in list.bytes.chunks_exact(self.stride()).enumerate() {
-            let (factors, codes) = block.split_at(FACTOR_BYTES);
-            let factors = factors.as_chunks::<4>().0;
-            let add: [f32; BLOCK] = std::array::from_fn(|row| f32::from_le_bytes(factors[row]));
-            self.scan.sums(codes, &weights[..visits.len()], sums);
-            let start = number * BLOCK;
-            for (sums, visit) in sums.iter().zip(visits.iter_mut()) {
-                let (query, bound) = (&visit.query.sq8, visit.shortlist.bound());
-                let mut mask = self.scan.within(sums, &add, [visit.base + query.bias, query.scale], bound, &mut scores);
-                mask &= present(list.rows - start);
-                while mask != 0 {
-                    let row = mask.trailing_zeros();
-                    visit.shortlist.push(scores[row as usize], list.first + start as u32 + row);
-                    mask &= mask - 1;
+    /// Offers the rows of a list to the visitors' shortlists by estimated ordering distance (squared L2; minus the dot
+    /// product).
+    pub fn scan(&self, visits: &mut [Visit<'_>], list: List<'_>, scores: &mut Scores) {
+        let stride = self.sq8.block_bytes();
+        let at_once = blocks_at_once(stride);
+        for (chunk, blocks) in list.bytes.chunks(at_once * stride).enumerate() {
+            let (start, count) = (chunk * at_once * BLOCK, blocks.len() / stride);
+            for some in visits.chunks_mut(QUERIES) {
+                fn probe<'a>(visit: &Visit<'a>) -> ByteProbe<'a> {
+                    let (query, bound) = (&visit.query.sq8, visit.shortlist.bound());
+                    ByteProbe { weights: &query.weights, base: visit.base + query.bias, scale: query.scale, bound }
+                }
+                let probes: [ByteProbe<'_>; QUERIES] = std::array::from_fn(|q| probe(&some[q.min(some.len() - 1)]));
+                self.scan.score(&probes[..some.len()], self.sq8.groups(), blocks, scores);
+                for (q, visit) in some.iter_mut().enumerate() {
+                    visit.offer(&scores.scores[q][..count], &scores.masks[q][..count], start, list);
                 }
             }
         }

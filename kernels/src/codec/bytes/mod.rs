@@ -1,118 +1,116 @@
-//! Dot products of blocks of 32 byte codes with queries of signed bytes, exact in 32-bit integers.
+//! Scores of blocks of 32 byte codes against queries of signed bytes; the products are exact in 32-bit integers.
 //!
-//! In: blocks of u8 codes, queries of i8 weights. Out: 32 sums a block and query. The largest sum,
-//! [`MAX_DIM`](crate::MAX_DIM) x 255 x 127, is below 2^31, so every instruction set gives the same.
+//! In: blocks of u8 codes with one f32 factor a row, queries of i8 weights. Out: [`Scores`], 32 a block and query, with
+//! masks of those within the query's bound. The largest product, [`MAX_DIM`](crate::MAX_DIM) x 255 x 127, is below 2^31,
+//! and floats are rounded one operation at a time, so every instruction set gives the same.
 //!
-//! The codes of a block of 32 rows, the dimension padded to a multiple of four, 128 bytes a group of four coordinates:
-//! byte 4 j + t of the first 64 holds coordinate t of row j, of the second 64 that of row 16 + j. With VNNI one
-//! instruction takes four coordinates of 16 rows, and nothing is left to add up at the end.
+//! ```text
+//! block     factor `add`, f32 x 32 | 128 bytes a group of four coordinates, the dimension padded to a multiple of four:
+//!           byte 4 j + t of the first 64 holds coordinate t of row j, of the second 64 that of row 16 + j
+//! ```
+//!
+//! With VNNI one instruction takes four coordinates of 16 rows, and nothing is left to add up at the end.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-use crate::codec::fastscan::BLOCK;
+use super::fastscan::{BLOCK, BLOCKS, FACTOR_BYTES, QUERIES, Scores};
 use crate::distance::{Isa, Level};
 
 /// Bytes of four coordinates of a block.
 pub const GROUP_BYTES: usize = 4 * BLOCK;
 
-/// Queries of one call at most.
-pub const QUERIES: usize = 4;
-
 /// Four weights of consecutive coordinates.
 pub type Weights = [i8; 4];
 
-/// (codes of one block, weights of one query after another, sums of each).
-type Sums = unsafe fn(&[u8], &[&[Weights]], &mut [[i32; BLOCK]]);
+/// One query in one list: a row's score is `base + (add + scale * product)`.
+#[derive(Debug, Clone, Copy)]
+pub struct ByteProbe<'a> {
+    /// The query, one entry a group.
+    pub weights: &'a [Weights],
+    /// Added to every score.
+    pub base: f32,
+    /// One step of a product.
+    pub scale: f32,
+    /// Rows whose score does not exceed it are marked.
+    pub bound: f32,
+}
 
-/// (sums, add, [base, scale], bound, scores): mask.
-type Within = unsafe fn(&[i32; BLOCK], &[f32; BLOCK], [f32; 2], f32, &mut [f32; BLOCK]) -> u32;
+/// (probes, groups, blocks, scores).
+type Score = unsafe fn(&[ByteProbe<'_>], usize, &[u8], &mut Scores);
 
 /// Byte products compiled for one instruction set.
 #[derive(Debug, Clone, Copy)]
 pub struct ByteScan {
-    sums: Sums,
-    within: Within,
+    score: Score,
+}
+
+/// Bytes of a block of `groups` groups.
+pub const fn block_bytes(groups: usize) -> usize {
+    FACTOR_BYTES + groups * GROUP_BYTES
 }
 
 impl ByteScan {
     /// The products of `isa`.
     pub fn new(isa: Isa) -> Self {
-        let (sums, within): (Sums, Within) = match isa.0 {
-            Level::Scalar => (scalar, mask),
+        let score: Score = match isa.0 {
+            Level::Scalar => scalar,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => (avx2::sums, avx2::within),
+            Level::Avx2 => avx2::score,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => (avx512::sums, avx512::within),
+            Level::Avx512 => avx512::score,
             #[cfg(not(target_arch = "x86_64"))]
-            _ => (scalar, mask),
+            _ => scalar,
         };
-        Self { sums, within }
+        Self { score }
     }
 
-    /// Sums of one block's rows for each of up to [`QUERIES`] queries.
+    /// Scores `blocks`, up to [`BLOCKS`] whole ones of `groups` groups, for up to [`QUERIES`] queries.
     ///
     /// # Panics
-    /// When a query has not one [`Weights`] a group of `codes`, or the counts differ.
+    /// When there are more blocks or queries, or a query has not one weight a group.
     #[inline]
-    pub fn sums(&self, codes: &[u8], queries: &[&[Weights]], sums: &mut [[i32; BLOCK]]) {
-        let groups = codes.len() / GROUP_BYTES;
-        assert!(queries.len() <= QUERIES && queries.len() == sums.len(), "a call takes {QUERIES} queries");
-        assert!(queries.iter().all(|weights| weights.len() == groups), "weights of another dimension");
+    pub fn score(&self, probes: &[ByteProbe<'_>], groups: usize, blocks: &[u8], scores: &mut Scores) {
+        assert!(probes.len() <= QUERIES, "a call takes {QUERIES} queries");
+        assert!(blocks.len() <= BLOCKS * block_bytes(groups), "a call takes {BLOCKS} blocks");
+        assert!(probes.iter().all(|probe| probe.weights.len() == groups), "weights of another dimension");
         // SAFETY: `new` chose the function for an `Isa` that was probed; the lengths are checked above.
-        unsafe { (self.sums)(codes, queries, sums) }
-    }
-
-    /// Scores `base + (add + scale * sum)` of one block's rows, left in `scores`; bit j of the mask is set where row j's
-    /// does not exceed `bound`.
-    #[inline]
-    pub fn within(
-        &self,
-        sums: &[i32; BLOCK],
-        add: &[f32; BLOCK],
-        [base, scale]: [f32; 2],
-        bound: f32,
-        scores: &mut [f32; BLOCK],
-    ) -> u32 {
-        // SAFETY: as in `sums`.
-        unsafe { (self.within)(sums, add, [base, scale], bound, scores) }
+        unsafe { (self.score)(probes, groups, blocks, scores) }
     }
 }
 
 /// The slow, obvious twin.
-fn scalar(codes: &[u8], queries: &[&[Weights]], sums: &mut [[i32; BLOCK]]) {
-    for (weights, sums) in queries.iter().zip(sums) {
-        *sums = [0; BLOCK];
-        for (group, weights) in codes.chunks_exact(GROUP_BYTES).zip(*weights) {
-            for (row, sum) in sums.iter_mut().enumerate() {
-                for (t, &weight) in weights.iter().enumerate() {
-                    *sum += i32::from(group[4 * row + t]) * i32::from(weight);
+fn scalar(probes: &[ByteProbe<'_>], groups: usize, blocks: &[u8], out: &mut Scores) {
+    for (number, block) in blocks.chunks_exact(block_bytes(groups)).enumerate() {
+        let (factors, codes) = block.split_at(FACTOR_BYTES);
+        for (q, probe) in probes.iter().enumerate() {
+            let mut products = [0; BLOCK];
+            for (group, weights) in codes.chunks_exact(GROUP_BYTES).zip(probe.weights) {
+                for (row, product) in products.iter_mut().enumerate() {
+                    for (t, &weight) in weights.iter().enumerate() {
+                        *product += i32::from(group[4 * row + t]) * i32::from(weight);
+                    }
                 }
             }
+            out.masks[q][number] = finish(probe, factors, &products, &mut out.scores[q][number]);
         }
     }
 }
 
-/// The twin of `within`, and its body: compiled for each instruction set.
+/// Scores from products, and the mask of those within the bound.
 #[inline(always)]
-fn mask(
-    sums: &[i32; BLOCK],
-    add: &[f32; BLOCK],
-    [base, scale]: [f32; 2],
-    bound: f32,
-    scores: &mut [f32; BLOCK],
-) -> u32 {
-    let mut mask = 0;
-    for row in 0..BLOCK {
-        scores[row] = base + (add[row] + scale * sums[row] as f32);
-        mask |= u32::from(scores[row] <= bound) << row;
+fn finish(probe: &ByteProbe<'_>, factors: &[u8], products: &[i32; BLOCK], scores: &mut [f32; BLOCK]) -> u32 {
+    let mut within = [false; BLOCK];
+    for (row, add) in factors.as_chunks::<4>().0.iter().enumerate().take(BLOCK) {
+        scores[row] = probe.base + (f32::from_le_bytes(*add) + probe.scale * products[row] as f32);
+        within[row] = scores[row] <= probe.bound;
     }
-    mask
+    within.iter().rev().fold(0, |mask, &within| mask << 1 | u32::from(within))
 }
 
-/// Packs the codes of up to 32 rows of `dim` coordinates; rows and coordinates that are missing are zero.
+/// Packs the codes of up to 32 rows of `dim` coordinates as the groups of a block; rows and coordinates that are missing are zero.
 pub fn pack(rows: usize, dim: usize, code: impl Fn(usize, usize) -> u8, out: &mut [u8]) {
     out.fill(0);
     for (group, bytes) in out.chunks_exact_mut(GROUP_BYTES).enumerate() {
@@ -132,36 +130,66 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    fn check(codes: &[u8], queries: &[Vec<Weights>]) {
-        let queries: Vec<&[Weights]> = queries.iter().map(Vec::as_slice).collect();
-        let mut expected = vec![[0; BLOCK]; queries.len()];
-        ByteScan::new(Isa::SCALAR).sums(codes, &queries, &mut expected);
+    /// Scores as bits, and masks.
+    fn scored(isa: Isa, groups: usize, blocks: &[u8], queries: &[Vec<Weights>]) -> (Vec<u32>, Vec<u32>) {
+        let probe = |(q, weights): (usize, &Vec<Weights>)| {
+            let bound = [0.0, f32::INFINITY, f32::NEG_INFINITY, 50.0][q];
+            (q, bound, weights.clone())
+        };
+        let made: Vec<_> = queries.iter().enumerate().map(probe).collect();
+        let probes: Vec<ByteProbe<'_>> = made
+            .iter()
+            .map(|(q, bound, weights)| ByteProbe { weights, base: 0.75 * *q as f32, scale: 0.01, bound: *bound })
+            .collect();
+        let mut scores = Scores::default();
+        ByteScan::new(isa).score(&probes, groups, blocks, &mut scores);
+        let count = blocks.len() / block_bytes(groups);
+        let bits = (0..queries.len()).flat_map(|q| scores.scores[q][..count].iter().flatten().map(|s| s.to_bits()));
+        let masks = (0..queries.len()).flat_map(|q| scores.masks[q][..count].iter().copied());
+        (bits.collect(), masks.collect())
+    }
+
+    fn check(groups: usize, blocks: &[u8], queries: &[Vec<Weights>]) {
+        let expected = scored(Isa::SCALAR, groups, blocks, queries);
         for isa in Isa::supported() {
-            let mut sums = vec![[1; BLOCK]; queries.len()];
-            ByteScan::new(isa).sums(codes, &queries, &mut sums);
-            assert_eq!(sums, expected, "{}", isa.name());
+            assert_eq!(scored(isa, groups, blocks, queries), expected, "{}", isa.name());
         }
+    }
+
+    fn made(groups: usize, count: usize, mut code: impl FnMut() -> u8) -> Vec<u8> {
+        let mut blocks = vec![0u8; count * block_bytes(groups)];
+        for (i, block) in blocks.chunks_exact_mut(block_bytes(groups)).enumerate() {
+            let (factors, codes) = block.split_at_mut(FACTOR_BYTES);
+            for (row, add) in factors.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *add = ((row * 7 % 5 + i) as f32 - 2.5).to_le_bytes();
+            }
+            codes.fill_with(&mut code);
+        }
+        blocks
     }
 
     proptest! {
         #[test]
-        fn every_isa_agrees_with_scalar(groups in 0usize..70, queries in 0usize..=QUERIES, seed: u64) {
+        fn every_isa_agrees_with_scalar(groups in 0usize..70, count in 0usize..4, queries in 0usize..=QUERIES, seed: u64) {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            let codes: Vec<u8> = (0..groups * GROUP_BYTES).map(|_| rng.random()).collect();
             let queries: Vec<Vec<Weights>> =
                 (0..queries).map(|_| (0..groups).map(|_| [(); 4].map(|()| rng.random::<i8>().max(-127))).collect()).collect();
-            check(&codes, &queries);
+            check(groups, &made(groups, count, || rng.random()), &queries);
         }
     }
 
     #[test]
-    fn the_largest_sums_do_not_overflow() {
-        let codes = vec![255u8; MAX_DIM / 4 * GROUP_BYTES];
+    fn the_largest_products_do_not_overflow() {
+        let groups = MAX_DIM / 4;
+        let blocks = made(groups, 1, || 255);
         for weight in [127, -127] {
-            check(&codes, &[vec![[weight; 4]; MAX_DIM / 4]]);
-            let mut sums = [[0; BLOCK]];
-            ByteScan::new(Isa::best()).sums(&codes, &[&vec![[weight; 4]; MAX_DIM / 4]], &mut sums);
-            assert_eq!(i64::from(sums[0][31]), MAX_DIM as i64 * 255 * i64::from(weight));
+            let weights = vec![[weight; 4]; groups];
+            check(groups, &blocks, &[weights.clone()]);
+            let probe = ByteProbe { weights: &weights, base: 0.0, scale: 1.0, bound: 0.0 };
+            let mut scores = Scores::default();
+            ByteScan::new(Isa::best()).score(&[probe], groups, &blocks, &mut scores);
+            let exact = MAX_DIM as f64 * 255.0 * f64::from(weight);
+            assert!((f64::from(scores.scores[0][0][31]) / exact - 1.0).abs() < 1e-6);
         }
     }
 }

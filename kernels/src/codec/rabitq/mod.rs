@@ -20,11 +20,10 @@ pub mod planes;
 use ndarray::{ArrayView2, Axis};
 
 use super::fastscan::{
-    BLOCK, BLOCKS, Factors, FastScan, GROUP_BYTES, Layout, Probe, QUERIES, Scores, Tables, pack as pack_block,
+    BLOCK, Factors, FastScan, GROUP_BYTES, Layout, Probe, QUERIES, Scores, Tables, pack as pack_block,
 };
-use super::pq4::present;
 use super::rotation::Rotation;
-use super::{List, ListRows, Visit};
+use super::{List, ListRows, Visit, blocks_at_once, present};
 use crate::distance::Isa;
 use crate::metric::Metric;
 
@@ -150,52 +149,54 @@ impl Rabitq {
         rotated.resize(16 * planes::words(dim), 0.0);
     }
 
-    /// Offers the rows of a list to the shortlists of up to [`QUERIES`] queries by the lower bound of their ordering
-    /// distance (squared L2; minus the dot product).
+    /// Offers the rows of a list to the visitors' shortlists by the lower bound of their ordering distance (squared L2;
+    /// minus the dot product), with the upper bound beside it.
     pub fn scan(&self, visits: &mut [Visit<'_>], list: List<'_>, metric: Metric, scores: &mut Scores) {
         let layout = self.layout();
-        let none = Probe { tables: &visits[0].query.rabitq.tables, base: 0.0, gap: 0.0, bound: 0.0 };
-        for (chunk, blocks) in list.bytes.chunks(BLOCKS * layout.stride).enumerate() {
-            let mut probes = [none; QUERIES];
-            for (probe, visit) in probes.iter_mut().zip(visits.iter()) {
-                let (query, bound) = (&visit.query.rabitq, visit.shortlist.bound());
-                let gap = if metric == Metric::InnerProduct { query.norm } else { visit.base.max(0.0).sqrt() };
-                *probe = Probe { tables: &query.tables, base: visit.base, gap, bound };
-            }
-            self.scan.score(&probes[..visits.len()], layout, blocks, scores);
-            for (q, (visit, probe)) in visits.iter_mut().zip(&probes).enumerate() {
-                for (number, block) in blocks.chunks_exact(layout.stride).enumerate() {
-                    let start = (chunk * BLOCKS + number) * BLOCK;
-                    let mut mask = scores.masks[q][number] & present(list.rows - start);
-                    while mask != 0 {
-                        let row = mask.trailing_zeros() as usize;
-                        let by_signs = scores.scores[q][number][row];
-                        let lower = self.lower_bound(&visit.query.rabitq, probe, block, row, by_signs);
-                        visit.shortlist.push(lower, list.first + (start + row) as u32);
-                        mask &= mask - 1;
+        let at_once = blocks_at_once(layout.stride);
+        for (chunk, blocks) in list.bytes.chunks(at_once * layout.stride).enumerate() {
+            for some in visits.chunks_mut(QUERIES) {
+                fn probe<'a>(visit: &Visit<'a>, metric: Metric) -> Probe<'a> {
+                    let (query, bound) = (&visit.query.rabitq, visit.shortlist.bound());
+                    let gap = if metric == Metric::InnerProduct { query.norm } else { visit.base.max(0.0).sqrt() };
+                    Probe { tables: &query.tables, base: visit.base, gap, bound }
+                }
+                let probes: [Probe<'_>; QUERIES] = std::array::from_fn(|q| probe(&some[q.min(some.len() - 1)], metric));
+                self.scan.score(&probes[..some.len()], layout, blocks, scores);
+                for (q, (visit, probe)) in some.iter_mut().zip(&probes).enumerate() {
+                    for (number, block) in blocks.chunks_exact(layout.stride).enumerate() {
+                        let start = (chunk * at_once + number) * BLOCK;
+                        let mut mask = scores.masks[q][number] & present(list.rows - start);
+                        while mask != 0 {
+                            let row = mask.trailing_zeros() as usize;
+                            let by_signs = scores.scores[q][number][row];
+                            let position = list.first + (start + row) as u32;
+                            // The bound may have fallen since the block was scored.
+                            if by_signs - probe.gap * factor(block, 2, row) <= visit.shortlist.bound() {
+                                let (estimate, off) = self.estimate(&visit.query.rabitq, probe, block, row, by_signs);
+                                visit.shortlist.push_between(estimate - off, estimate + off, position);
+                            }
+                            mask &= mask - 1;
+                        }
                     }
                 }
             }
         }
     }
 
-    /// The best lower bound that a row's bits give.
+    /// A row's estimate by all its bits, and what it may be off by.
     #[inline(always)]
-    fn lower_bound(&self, query: &RabitqQuery, probe: &Probe<'_>, block: &[u8], row: usize, by_signs: f32) -> f32 {
-        let layout = self.layout();
-        let factor = |block: &[u8], kind: usize| {
-            let at = 4 * (kind * BLOCK + row);
-            f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
-        };
+    fn estimate(&self, query: &RabitqQuery, probe: &Probe<'_>, block: &[u8], row: usize, by_signs: f32) -> (f32, f32) {
         if self.bits == 1 {
-            return by_signs - probe.gap * factor(block, 2);
+            return (by_signs, probe.gap * factor(block, 2, row));
         }
+        let layout = self.layout();
         let all = &block[layout.factors.bytes() + layout.groups * GROUP_BYTES..];
         let width = planes::row_bytes(self.dim(), self.bits);
         let codes = &all[layout.factors.bytes() + row * width..][..width];
         let middle = ((1u32 << self.bits) as f32 - 1.0) / 2.0;
         let product = self.dot.dot(codes, &query.rotated) - middle * query.sum;
-        probe.base + (factor(all, 0) + factor(all, 1) * product) - probe.gap * factor(all, 2)
+        (probe.base + (factor(all, 0, row) + factor(all, 1, row) * product), probe.gap * factor(all, 2, row))
     }
 
     /// Serialises: u32 bits, the rotation, the centre, f32.
@@ -220,6 +221,13 @@ impl Rabitq {
         let center = center.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         Ok(Self::assemble(bits, Rotation::from_bytes(rotation, dim)?, center))
     }
+}
+
+/// Factor `kind` (add, mul, err) of a row, of factors at the start of `block`.
+#[inline(always)]
+fn factor(block: &[u8], kind: usize, row: usize) -> f32 {
+    let at = 4 * (kind * BLOCK + row);
+    f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
 }
 
 /// add, mul and err of a row (see the module).

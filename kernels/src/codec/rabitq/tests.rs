@@ -48,7 +48,7 @@ fn lower_bounds_hold_and_close_in_with_more_bits() {
                 let mut prepared = CodecQuery::default();
                 codec.prepare(&query, metric, &mut prepared);
                 let mut shortlist = Shortlist::default();
-                shortlist.reset(1000);
+                shortlist.reset(1000, 1000);
                 let mut visits = [Visit { query: &prepared, base: exact(metric, &query, &made.centroid), shortlist }];
                 codec.scan(
                     &mut visits,
