@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kiln_kernels::codec::CodecKind;
 use kiln_kernels::edge_codes::LANES;
 use kiln_kernels::pq::CodeBits;
 use kiln_kernels::{DType, Metric};
@@ -81,14 +82,31 @@ impl VamanaParams {
 pub struct IvfPqParams {
     /// Inverted lists.
     pub nlist: usize,
-    /// Sub-spaces of the codes.
+    /// How rows are coded. Files of format version 1 know product codes only.
+    #[serde(default = "codec_of_version_1")]
+    pub codec: CodecKind,
+    /// Sub-spaces of product codes.
     pub m: usize,
-    /// Bits a sub-space.
+    /// Bits a sub-space of `pq` codes (those of `pq4` have 4).
     pub bits: CodeBits,
     /// Try a rotation (OPQ) and keep it if it lowers the held-out error.
     pub opq: bool,
     /// Seed of every choice.
     pub seed: u64,
+}
+
+fn codec_of_version_1() -> CodecKind {
+    CodecKind::Pq
+}
+
+impl IvfPqParams {
+    /// Sub-spaces that suit codes of a kind for rows of `dim` coordinates: four coordinates a byte.
+    pub fn default_m(codec: CodecKind, dim: usize) -> usize {
+        match codec {
+            CodecKind::Pq4 => dim.div_ceil(2).max(1),
+            CodecKind::Pq | CodecKind::Rabitq(_) | CodecKind::Sq8 => dim.div_ceil(4).max(1),
+        }
+    }
 }
 
 /// Which index to build, and how.
@@ -104,7 +122,7 @@ pub enum IndexParams {
 impl IndexParams {
     /// Sane parameters for `n` rows of `dim` coordinates.
     ///
-    /// Vamana: `partition`, R 64, L 100, alpha 1.2. IVF-PQ: nlist near 2 sqrt(n), a power of two. Both: four
+    /// Vamana: `partition`, R 64, L 100, alpha 1.2. IVF-PQ: nlist near 2 sqrt(n), a power of two, codes `pq4`. Both: four
     /// coordinates a byte of code.
     pub fn defaults(kind: IndexKind, n: u64, dim: usize) -> Self {
         let m = dim.div_ceil(4).max(1);
@@ -125,7 +143,9 @@ impl IndexParams {
             IndexKind::IvfPq => {
                 let target = 2.0 * (n.max(1) as f64).sqrt();
                 let nlist = (2f64.powf(target.log2().round()) as usize).clamp(1, n.max(1) as usize);
-                IndexParams::IvfPq(IvfPqParams { nlist, m, bits, opq, seed })
+                let (codec, bits) = (CodecKind::Pq4, CodeBits::Four);
+                let m = IvfPqParams::default_m(codec, dim);
+                IndexParams::IvfPq(IvfPqParams { nlist, codec, m, bits, opq, seed })
             }
         }
     }

@@ -8,7 +8,7 @@ use kiln_kernels::{DType, MAX_DIM, Metric, RowsView};
 use crate::error::BuilderError;
 use crate::file::pages::PageCache;
 use crate::file::reader::IndexFile;
-use crate::ivf::search::IvfIndex;
+use crate::ivf::search::{IvfIndex, IvfScratch, ListSearch};
 use crate::meta::Meta;
 use crate::search_types::{Effort, Hits, IndexKind, Navigate, Residency, SearchParams};
 use crate::vamana::search::{VamanaIndex, VamanaScratch};
@@ -51,7 +51,7 @@ pub struct Searcher {
 
 enum Engine {
     Vamana(VamanaIndex, Pool<VamanaScratch>),
-    IvfPq(IvfIndex, Pool<PageCache>),
+    IvfPq(IvfIndex, Pool<IvfScratch>),
 }
 
 /// Working memory handed from search to search.
@@ -88,7 +88,8 @@ impl Searcher {
                 pool.with(|scratch| index.search(query, k, search_list, navigate, scratch))
             }
             (Engine::IvfPq(index, pool), Effort::Lists { nprobe, rerank }) => {
-                pool.with(|cache| index.search(query, k, nprobe, rerank.min(all), cache))
+                let wanted = ListSearch { k, nprobe, rerank: rerank.min(all) };
+                pool.with(|scratch| index.search(query, wanted, scratch))
             }
             (Engine::Vamana(..), Effort::Lists { .. }) => Err(BuilderError::Mismatch(format!(
                 "{}: a Vamana index takes --search-list, not --nprobe",
@@ -108,9 +109,14 @@ impl Searcher {
     /// As [`search`](Self::search), for the first query that fails.
     pub fn search_batch(&self, queries: &RowsView<'_>, params: &SearchParams) -> Result<Vec<Hits>, BuilderError> {
         let all = usize::try_from(self.meta.n).unwrap_or(usize::MAX);
+        let k = params.k.min(all);
         match (&self.engine, params.effort) {
-            (Engine::Vamana(index, pool), Effort::Graph { search_list, navigate }) if params.k > 0 => {
-                pool.with(|scratch| index.search_batch(queries, params.k.min(all), search_list, navigate, scratch))
+            (Engine::Vamana(index, pool), Effort::Graph { search_list, navigate }) if k > 0 => {
+                pool.with(|scratch| index.search_batch(queries, k, search_list, navigate, scratch))
+            }
+            (Engine::IvfPq(index, pool), Effort::Lists { nprobe, rerank }) if k > 0 => {
+                let wanted = ListSearch { k, nprobe, rerank: rerank.min(all) };
+                pool.with(|scratch| index.search_batch(queries, wanted, scratch))
             }
             _ => (0..queries.len()).map(|query| self.search(&queries.slice(query..query + 1), params)).collect(),
         }

@@ -5,6 +5,7 @@
 //! [`conformance`] suite holds each backend against the plain twins in [`plain`].
 
 pub mod backend;
+pub mod codec;
 pub mod conformance;
 pub mod cpu;
 pub mod distance;

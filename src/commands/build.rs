@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use kiln_builder::{BuildReport, BuildRequest, GraphMethod, IndexKind, IndexParams, Layout};
+use kiln_builder::{BuildReport, BuildRequest, GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout};
 use kiln_datasets::RowSource;
 use kiln_kernels::CpuBackend;
+use kiln_kernels::codec::CodecKind;
 use kiln_kernels::pq::CodeBits;
 use serde_json::{Map, Value, json};
 
@@ -96,10 +97,14 @@ pub struct ParamArgs {
     /// IVF-PQ: inverted lists [default: about 2 sqrt(n), a power of two]
     #[arg(long, value_name = "N", help_heading = "IVF-PQ")]
     nlist: Option<usize>,
-    /// Sub-spaces of the codes [default: dim / 4]
+    /// IVF-PQ: how rows are coded: pq4 (4 bits a sub-space, looked up in registers), pq (8 or 4 bits), rabitq1 to
+    /// rabitq8 (bits a coordinate), sq8 [default: pq4, with --bits pq]
+    #[arg(long, value_name = "CODES", help_heading = "IVF-PQ")]
+    codec: Option<CodecKind>,
+    /// Sub-spaces of the codes [default: dim / 4, for pq4 dim / 2]
     #[arg(long, value_name = "M", help_heading = "Codes")]
     m: Option<usize>,
-    /// Bits a sub-space, 8 or 4 [default: 8]
+    /// Bits a sub-space of pq codes, 8 or 4 [default: 8]
     #[arg(long, value_name = "B", help_heading = "Codes", value_parser = parse_bits)]
     bits: Option<CodeBits>,
     /// Try a rotation (OPQ) and keep it if it lowers the held-out error
@@ -127,14 +132,14 @@ impl ParamArgs {
                 let graph = self.method.is_some() || self.max_degree.is_some() || self.build_list.is_some();
                 graph || self.alpha.is_some() || self.layout.is_some() || self.edge_bits.is_some()
             }
-            IndexKind::IvfPq => self.nlist.is_some(),
+            IndexKind::IvfPq => self.nlist.is_some() || self.codec.is_some(),
         }
     }
 
     /// Only what applies to indexes of one kind, where a command builds several.
     pub fn of_kind(&self, kind: IndexKind) -> Self {
         match kind {
-            IndexKind::Vamana => Self { nlist: None, ..self.clone() },
+            IndexKind::Vamana => Self { nlist: None, codec: None, ..self.clone() },
             IndexKind::IvfPq => Self {
                 method: None,
                 max_degree: None,
@@ -152,7 +157,7 @@ impl ParamArgs {
     pub fn resolve(&self, kind: IndexKind, source: &dyn RowSource) -> Result<IndexParams, UsageError> {
         let mut params = IndexParams::defaults(kind, source.len(), source.dim());
         let foreign: &[(&str, bool)] = match kind {
-            IndexKind::Vamana => &[("--nlist", self.nlist.is_some())],
+            IndexKind::Vamana => &[("--nlist", self.nlist.is_some()), ("--codec", self.codec.is_some())],
             IndexKind::IvfPq => &[
                 ("--method", self.method.is_some()),
                 ("--max-degree", self.max_degree.is_some()),
@@ -192,7 +197,16 @@ impl ParamArgs {
             }
             IndexParams::IvfPq(p) => {
                 p.nlist = self.nlist.unwrap_or(p.nlist);
-                (p.m, p.bits) = (self.m.unwrap_or(p.m), self.bits.unwrap_or(p.bits));
+                // Bits are a matter of plain product codes: who names them wants those.
+                p.codec = self.codec.unwrap_or(if self.bits.is_some() { CodecKind::Pq } else { p.codec });
+                p.bits = match (p.codec, self.bits) {
+                    (CodecKind::Pq, bits) => bits.unwrap_or(CodeBits::Eight),
+                    (_, None) => p.bits,
+                    (codec, Some(_)) => {
+                        return Err(UsageError(format!("--bits does not apply to {codec} codes: remove it")));
+                    }
+                };
+                p.m = self.m.unwrap_or(IvfPqParams::default_m(p.codec, source.dim()));
                 (p.opq, p.seed) = (self.opq, self.seed.unwrap_or(p.seed));
             }
         }

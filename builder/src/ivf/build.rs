@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use kiln_kernels::codec::{Codec, CodecKind, ListRows, Pq4, Rabitq, Sq8Lists};
 use kiln_kernels::distance::Kernels;
 use kiln_kernels::kmeans::{self, BalancedParams};
-use kiln_kernels::pq::ProductQuantizer;
+use kiln_kernels::pq::CodeBits;
 use kiln_kernels::{Backend, Metric, Progress, Rows, dispatch_rows};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
@@ -12,7 +13,7 @@ use rayon::prelude::*;
 use super::layout::{ListEntry, encode_codec, encode_directory, lay_out};
 use crate::error::BuilderError;
 use crate::file::Section;
-use crate::file::writer::IndexWriter;
+use crate::file::writer::{IndexWriter, SectionSink};
 use crate::ids::Ids;
 use crate::params::IvfPqParams;
 use crate::quantiser::{QuantiserParams, chosen_rows, sample_rows, train_quantiser};
@@ -27,6 +28,9 @@ const ITERATIONS: usize = 10;
 
 /// Rows whose residuals the quantiser is trained on at most.
 const RESIDUAL_ROWS: usize = 65_536;
+
+/// Lists encoded at a time: enough for every thread, and little memory.
+const ENCODED_LISTS: usize = 64;
 
 /// Trains, assigns, encodes and writes everything but meta; returns the number of lists, which is
 /// smaller than asked for where there are fewer rows.
@@ -52,66 +56,104 @@ pub(crate) fn build_and_write<B: Backend>(
 
     watch.stage("train codes", 0);
     let sample = sample_rows(rows.len(), RESIDUAL_ROWS, params.seed.wrapping_add(1));
-    let mut residuals = chosen_rows(rows, &sample, metric);
-    for (mut residual, &row) in residuals.outer_iter_mut().zip(&sample) {
-        residual -= &centroids.row(assigned.assignments[row] as usize);
-    }
-    let quantiser = QuantiserParams { m: params.m, bits: params.bits, opq: params.opq, seed: params.seed };
-    let pq = train_quantiser(backend, residuals.view(), quantiser)?;
+    let sample_lists: Vec<u32> = sample.iter().map(|&row| assigned.assignments[row]).collect();
+    let residuals = residuals(rows, &sample, metric, &centroids, |i| sample_lists[i]);
+    let codec = train_codec(backend, residuals.view(), &centroids, params)?;
+    drop(residuals);
+
     watch.stage("encode", 0);
-    let codes = backend.pq_encode(&resident, Some((centroids.view(), &assigned.assignments)), &pq)?;
-    let lists = lay_out(&assigned.counts, pq.code_bytes());
-    let order = grouped(&assigned.assignments, &assigned.counts);
-    let members = |list: &ListEntry| &order[list.first as usize..(list.first + list.count) as usize];
-    let biases = match metric {
-        Metric::L2 | Metric::Cosine => biases(&pq, &centroids, &lists, members, &codes),
-        Metric::InnerProduct => vec![0.0; rows.len()],
+    let codes = match codec.product() {
+        Some(pq) => backend.pq_encode(&resident, Some((centroids.view(), &assigned.assignments)), pq)?,
+        None => Array2::zeros((rows.len(), 0)),
     };
+    drop(resident);
+    let lists = lay_out(&assigned.counts, |count| codec.list_bytes(count));
+    let order = grouped(&assigned.assignments, &assigned.counts);
 
     watch.stage("write", rows.len() as u64);
-    writer.section(Section::Codec, |sink| sink.write(&encode_codec(&pq, &centroids)))?;
-    writer.section(Section::Lists, |sink| {
-        sink.write(&encode_directory(&lists))?;
-        for list in &lists {
-            sink.pad_to_page()?;
-            let first = list.first as usize;
-            sink.write(bytemuck::cast_slice(&biases[first..first + list.count as usize]))?;
-            members(list).iter().try_for_each(|&row| sink.write(code_of(&codes, row)))?;
-        }
-        Ok(())
-    })?;
+    writer.section(Section::Codec, |sink| sink.write(&encode_codec(&codec, &centroids)))?;
+    let encoder = Encoder { rows, metric, codec: &codec, centroids: &centroids, codes: &codes, order: &order };
+    writer.section(Section::Lists, |sink| encoder.write(&lists, sink))?;
     let record = VectorRecord { dtype: rows.dtype(), dim: rows.dim(), metric };
     dispatch_rows!(rows.view(), v => write_vectors(v, record, &order, writer, progress))?;
     Ids::write(&order, writer)?;
     Ok(centroids.nrows())
 }
 
-/// A row's packed code.
-fn code_of(codes: &Array2<u8>, row: u32) -> &[u8] {
-    let width = codes.ncols();
-    &codes.as_slice().expect("codes are contiguous by construction")[row as usize * width..][..width]
+/// Trains the codes on residuals `(n, dim)`.
+fn train_codec<B: Backend>(
+    backend: &B,
+    residuals: ArrayView2<'_, f32>,
+    centroids: &Array2<f32>,
+    params: &IvfPqParams,
+) -> Result<Codec, BuilderError> {
+    let product = |bits: CodeBits| {
+        let quantiser = QuantiserParams { m: params.m, bits, opq: params.opq, seed: params.seed };
+        train_quantiser(backend, residuals, quantiser)
+    };
+    Ok(match params.codec {
+        CodecKind::Pq => Codec::Pq(product(params.bits)?),
+        CodecKind::Pq4 => Codec::Pq4(Pq4::new(product(CodeBits::Four)?, centroids.view())),
+        CodecKind::Rabitq(bits) => Codec::Rabitq(Rabitq::new(bits, centroids.view(), params.seed)),
+        CodecKind::Sq8 => Codec::Sq8(Sq8Lists::new(residuals, centroids.view())),
+    })
 }
 
-/// |r|^2 + 2 c.r of the decoded residual r at each position, around its list's centroid c (see `layout`).
-fn biases<'a>(
-    pq: &ProductQuantizer,
+/// The chosen rows as quantisers see them, less the centroids of their lists.
+fn residuals(
+    rows: &Rows,
+    chosen: &[usize],
+    metric: Metric,
     centroids: &Array2<f32>,
-    lists: &[ListEntry],
-    members: impl Fn(&ListEntry) -> &'a [u32] + Sync,
-    codes: &Array2<u8>,
-) -> Vec<f32> {
-    let squares = pq.l2_table(&vec![0.0; pq.dim()]);
-    // One table at a time a thread: all of them together would not fit for many lists.
-    let of_list = |(list, entry): (usize, &ListEntry)| -> Vec<f32> {
-        // Codes describe rotated residuals, so the centroid is rotated too; dot products do not change.
-        let table = pq.dot_table(&pq.rotate(&centroids.row(list).to_vec()));
-        let bias = |&row: &u32| {
-            let code = code_of(codes, row);
-            pq.score(&squares, code) - 2.0 * pq.score(&table, code)
-        };
-        members(entry).iter().map(bias).collect()
-    };
-    lists.par_iter().enumerate().flat_map_iter(of_list).collect()
+    list: impl Fn(usize) -> u32,
+) -> Array2<f32> {
+    let mut residuals = chosen_rows(rows, chosen, metric);
+    for (i, mut residual) in residuals.outer_iter_mut().enumerate() {
+        residual -= &centroids.row(list(i) as usize);
+    }
+    residuals
+}
+
+/// Everything that lists are encoded from.
+struct Encoder<'a> {
+    rows: &'a Rows,
+    metric: Metric,
+    codec: &'a Codec,
+    centroids: &'a Array2<f32>,
+    /// Product codes of all rows, where the codec has them.
+    codes: &'a Array2<u8>,
+    /// Rows by position.
+    order: &'a [u32],
+}
+
+impl Encoder<'_> {
+    /// Writes the directory and the lists, a few of them in memory at a time.
+    fn write(&self, lists: &[ListEntry], sink: &mut SectionSink<'_>) -> Result<(), BuilderError> {
+        sink.write(&encode_directory(lists))?;
+        for (chunk, some) in lists.chunks(ENCODED_LISTS).enumerate() {
+            let first = chunk * ENCODED_LISTS;
+            let encoded: Vec<Vec<u8>> =
+                some.par_iter().enumerate().map(|(i, list)| self.encode(first + i, list)).collect();
+            for bytes in encoded {
+                sink.pad_to_page()?;
+                sink.write(&bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&self, number: usize, list: &ListEntry) -> Vec<u8> {
+        let members = &self.order[list.first as usize..(list.first + list.count) as usize];
+        let chosen: Vec<usize> = members.iter().map(|&row| row as usize).collect();
+        let residuals = residuals(self.rows, &chosen, self.metric, self.centroids, |_| number as u32);
+        let codes: Vec<u8> = chosen.iter().flat_map(|&row| self.codes.row(row)).copied().collect();
+        let centroid = self.centroids.row(number).to_vec();
+        let mut bytes = Vec::new();
+        let rows = ListRows { centroid: &centroid, residuals: residuals.view(), codes: &codes };
+        self.codec.encode_list(rows, self.metric, &mut bytes);
+        debug_assert_eq!(bytes.len() as u64, self.codec.list_bytes(list.count));
+        bytes
+    }
 }
 
 /// Rows grouped by list, ascending within each.

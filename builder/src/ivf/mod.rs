@@ -1,5 +1,6 @@
-//! IVF-PQ: inverted lists of product-quantised residuals, re-ranked by exact distances.
+//! IVF-PQ: inverted lists of quantised residuals, re-ranked by exact distances.
 
 pub(crate) mod build;
+mod coarse;
 pub(crate) mod layout;
 pub(crate) mod search;

@@ -1,11 +1,16 @@
 //! Searching an IVF-PQ index: probe the nearest lists by codes, re-rank the best by exact distances.
+//!
+//! One way of searching serves a single query and a whole set. Queries are taken in tiles. A tile's probes are put in
+//! order of (round, list): a query's nearest lists come first, one a round, so that its bound is tight soon; all its
+//! other lists follow in order of their number, and each list is read once for all queries of the tile that probe it. A
+//! query thus visits its lists in an order of its own, whatever the tile, and its answer does not depend on the others.
 
-use kiln_kernels::distance::{Isa, Kernels, inverse_norm};
-use kiln_kernels::pq::ProductQuantizer;
+use kiln_kernels::codec::{Codec, CodecQuery, List, ScanScratch, Shortlist, Visit};
+use kiln_kernels::distance::inverse_norm;
 use kiln_kernels::{Metric, RowsView, Scored, TopK};
-use ndarray::Array2;
 
-use super::layout::{ListEntry, decode_codec, decode_directory, list_bytes};
+use super::coarse::{Coarse, CoarseScratch};
+use super::layout::{ListEntry, decode_codec, decode_directory};
 use crate::error::BuilderError;
 use crate::file::pages::{AlignedBytes, DirectFile, PageCache};
 use crate::file::reader::IndexFile;
@@ -15,12 +20,22 @@ use crate::meta::Meta;
 use crate::params::IndexParams;
 use crate::record::{RecordScorer, VectorRecord, dispatch_scorer};
 use crate::search_types::{Hits, QueryStats, Residency};
+use kiln_kernels::distance::prefetch;
+
+/// Queries of a tile. Their tables and shortlists stay in the second-level cache, or nearly.
+const TILE: usize = 1024;
+
+/// Vectors asked for ahead of the one that is scored.
+const AHEAD: usize = 8;
+
+/// Nearest lists that a query visits before the others.
+const NEAREST_FIRST: usize = 4;
 
 /// An open IVF-PQ index.
 pub(crate) struct IvfIndex {
     record: VectorRecord,
-    pq: ProductQuantizer,
-    centroids: Array2<f32>,
+    codec: Codec,
+    coarse: Coarse,
     lists: Vec<ListEntry>,
     ids: Ids,
     data: Data,
@@ -31,6 +46,38 @@ enum Data {
     Drive { file: DirectFile, lists_offset: u64, vectors_offset: u64 },
 }
 
+/// What a search wants of an IVF index.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ListSearch {
+    /// Neighbours wanted, at least 1.
+    pub k: usize,
+    /// Lists scanned.
+    pub nprobe: usize,
+    /// Candidates re-ranked; at least k are.
+    pub rerank: usize,
+}
+
+/// Working memory of a search.
+#[derive(Default)]
+pub(crate) struct IvfScratch {
+    coarse: CoarseScratch,
+    codec: Vec<CodecQuery>,
+    shortlists: Vec<Shortlist>,
+    visits: Vec<Planned>,
+    scan: ScanScratch,
+    pub cache: PageCache,
+}
+
+/// One list to be scanned for one query of a tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Planned {
+    round: u32,
+    list: u32,
+    query: u32,
+    /// Bits of the ordering distance to the list's centroid; last, so that it decides no order.
+    base: u32,
+}
+
 impl IvfIndex {
     pub(crate) fn open(file: IndexFile, meta: &Meta, residency: Residency) -> Result<Self, BuilderError> {
         let damaged = |problem: String| BuilderError::damaged(file.path(), problem);
@@ -38,8 +85,10 @@ impl IvfIndex {
             return Err(damaged("section meta is of another kind of index".into()));
         };
         let record = VectorRecord { dtype: meta.dtype, dim: meta.dim, metric: meta.metric };
-        let (pq, centroids) =
-            decode_codec(file.section(Section::Codec)?.as_slice(), params.nlist, meta.dim).map_err(damaged)?;
+        let codec = file.section(Section::Codec)?;
+        let (codec, centroids) =
+            decode_codec(codec.as_slice(), params.codec, params.nlist, meta.dim).map_err(damaged)?;
+        let coarse = Coarse::new(centroids, meta.metric);
         let (lists_entry, vectors_entry) = (file.entry(Section::Lists)?, file.entry(Section::Vectors)?);
         if vectors_entry.length != meta.n * record.bytes() as u64 {
             return Err(damaged(format!(
@@ -51,8 +100,9 @@ impl IvfIndex {
         if lists_entry.length < directory_length as u64 {
             return Err(damaged("section lists is shorter than its directory".into()));
         }
-        let decode =
-            |bytes: &[u8]| decode_directory(bytes, meta.n, pq.code_bytes(), lists_entry.length).map_err(damaged);
+        let decode = |bytes: &[u8]| {
+            decode_directory(bytes, meta.n, |count| codec.list_bytes(count), lists_entry.length).map_err(damaged)
+        };
         let (lists, data) = match residency {
             Residency::Memory => {
                 let lists = file.section(Section::Lists)?;
@@ -68,7 +118,7 @@ impl IvfIndex {
             }
         };
         let ids = Ids::read(&file, meta.n)?;
-        Ok(Self { record, pq, centroids, lists, ids, data })
+        Ok(Self { record, codec, coarse, lists, ids, data })
     }
 
     /// Bytes held in memory.
@@ -77,7 +127,7 @@ impl IvfIndex {
             Data::Memory { lists, vectors } => (lists.as_slice().len() + vectors.as_slice().len()) as u64,
             Data::Drive { file, .. } => file.sums_bytes(),
         };
-        data + self.ids.bytes() + 4 * self.centroids.len() as u64 + 24 * self.lists.len() as u64
+        data + self.ids.bytes() + self.coarse.bytes() + size_of_val(&self.lists[..]) as u64
     }
 
     /// Lists of the index.
@@ -85,92 +135,174 @@ impl IvfIndex {
         self.lists.len()
     }
 
+    pub(crate) fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// Answers one query `(1, dim)`.
     pub(crate) fn search(
         &self,
         query: &RowsView<'_>,
-        k: usize,
-        nprobe: usize,
-        rerank: usize,
-        cache: &mut PageCache,
+        wanted: ListSearch,
+        scratch: &mut IvfScratch,
     ) -> Result<Hits, BuilderError> {
-        let scorer = RecordScorer::new(self.record, query)?;
-        cache.clear();
-        let mut stats = QueryStats::default();
-        let candidates = self.scan(query, nprobe, rerank.max(k), cache, &mut stats)?;
-        let mut nearest = TopK::new(k);
-        for candidate in candidates {
-            let distance = dispatch_scorer!(&scorer, typed => typed.distance(self.vector(candidate.id, cache)?));
-            // Rows of an index number less than 2^32; ties go to the lower one.
-            nearest.push(Scored { distance, id: self.ids.get(candidate.id) as u32 });
-            stats.distances += 1;
+        let mut hits = Vec::with_capacity(1);
+        if query.len() != 1 {
+            // Says what is wrong with it.
+            RecordScorer::new(self.record, query)?;
         }
-        let nearest = nearest.drain_sorted();
-        stats.pages = cache.pages_read();
-        stats.bytes = stats.pages * PAGE as u64;
-        Ok(Hits {
-            ids: nearest.iter().map(|hit| u64::from(hit.id)).collect(),
-            distances: nearest.iter().map(|hit| self.record.metric.reported(hit.distance)).collect(),
-            stats,
-        })
+        self.search_tile(query, wanted, scratch, &mut hits)?;
+        Ok(hits.pop().unwrap_or_default())
     }
 
-    /// The best `keep` positions by codes in the `nprobe` nearest lists, ascending by position so that
-    /// re-ranking reads forward.
-    fn scan(
+    /// Answers queries `(queries, dim)`, each as if it were alone.
+    pub(crate) fn search_batch(
         &self,
-        query: &RowsView<'_>,
-        nprobe: usize,
+        queries: &RowsView<'_>,
+        wanted: ListSearch,
+        scratch: &mut IvfScratch,
+    ) -> Result<Vec<Hits>, BuilderError> {
+        // From the drive each query reads, and counts, its own pages.
+        let tile = if matches!(self.data, Data::Memory { .. }) { TILE } else { 1 };
+        let mut hits = Vec::with_capacity(queries.len());
+        for first in (0..queries.len()).step_by(tile) {
+            let tile = queries.slice(first..queries.len().min(first + tile));
+            self.search_tile(&tile, wanted, scratch, &mut hits)?;
+        }
+        Ok(hits)
+    }
+
+    fn search_tile(
+        &self,
+        queries: &RowsView<'_>,
+        wanted: ListSearch,
+        scratch: &mut IvfScratch,
+        hits: &mut Vec<Hits>,
+    ) -> Result<(), BuilderError> {
+        let each = 0..queries.len();
+        let scorers: Vec<RecordScorer> =
+            each.clone().map(|q| RecordScorer::new(self.record, &queries.slice(q..q + 1))).collect::<Result<_, _>>()?;
+        let mut stats = vec![QueryStats::default(); queries.len()];
+        scratch.cache.clear();
+        let keep = wanted.rerank.max(wanted.k);
+        self.plan(queries, wanted, scratch, &mut stats);
+        self.scan(scratch, &mut stats)?;
+        for (q, scorer) in each.zip(&scorers) {
+            let nearest =
+                self.rerank(scorer, wanted.k, keep, &mut scratch.shortlists[q], &mut scratch.cache, &mut stats[q])?;
+            stats[q].pages = scratch.cache.pages_read();
+            stats[q].bytes = stats[q].pages * PAGE as u64;
+            hits.push(Hits {
+                ids: nearest.iter().map(|hit| u64::from(hit.id)).collect(),
+                distances: nearest.iter().map(|hit| self.record.metric.reported(hit.distance)).collect(),
+                stats: stats[q],
+            });
+        }
+        Ok(())
+    }
+
+    /// The `k` nearest of a shortlist of `keep` by exact distances.
+    ///
+    /// Codes that give lower bounds are read from the least up, and no further than the k-th distance: no row beyond it
+    /// can enter but for the few whose bound fails. Where the shortlist holds all that was scanned, all are read.
+    fn rerank(
+        &self,
+        scorer: &RecordScorer,
+        k: usize,
         keep: usize,
+        shortlist: &mut Shortlist,
         cache: &mut PageCache,
         stats: &mut QueryStats,
     ) -> Result<Vec<Scored>, BuilderError> {
-        let mut query = query.to_f32().into_raw_vec_and_offset().0;
+        let bounded = self.codec.gives_bounds() && stats.distances - self.lists.len() as u64 > keep as u64;
+        let mut candidates: Vec<(f32, u32)> = Vec::new();
+        if bounded {
+            candidates.extend(shortlist.sorted());
+        } else {
+            candidates.extend(shortlist.selected());
+            // Reads go forward.
+            candidates.sort_unstable_by_key(|&(_, position)| position);
+        }
+        // Codes know squared distances of unit vectors, twice 1 - cos.
+        let unit = if self.record.metric == Metric::Cosine { 0.5 } else { 1.0 };
+        let mut nearest = TopK::new(k);
+        for (i, &(estimate, position)) in candidates.iter().enumerate() {
+            if bounded && unit * estimate > nearest.bound() {
+                break;
+            }
+            if let (Data::Memory { vectors, .. }, Some(&(_, next))) = (&self.data, candidates.get(i + AHEAD)) {
+                prefetch(&vectors.as_slice()[next as usize * self.record.bytes()..][..self.record.bytes()]);
+            }
+            let distance = dispatch_scorer!(scorer, typed => typed.distance(self.vector(position, cache)?));
+            // Rows of an index number less than 2^32; ties go to the lower one.
+            nearest.push(Scored { distance, id: self.ids.get(position) as u32 });
+            stats.distances += 1;
+        }
+        Ok(nearest.drain_sorted())
+    }
+
+    /// Finds every query's probes, prepares the queries, and orders the visits.
+    fn plan(&self, queries: &RowsView<'_>, wanted: ListSearch, scratch: &mut IvfScratch, stats: &mut [QueryStats]) {
+        let queries: Vec<Vec<f32>> =
+            queries.to_f32().outer_iter().map(|row| self.at_unit_length(row.to_vec())).collect();
+        let probes = self.coarse.probes(&queries, wanted.nprobe, &mut scratch.coarse);
+        scratch.codec.resize_with(scratch.codec.len().max(queries.len()), CodecQuery::default);
+        scratch.shortlists.resize_with(scratch.shortlists.len().max(queries.len()), Shortlist::default);
+        scratch.visits.clear();
+        for (q, (query, probes)) in queries.iter().zip(&probes).enumerate() {
+            self.codec.prepare(query, self.record.metric, &mut scratch.codec[q]);
+            scratch.shortlists[q].reset(wanted.rerank.max(wanted.k), wanted.k);
+            scratch.visits.extend(probes.iter().enumerate().map(|(rank, probe)| Planned {
+                round: rank.min(NEAREST_FIRST) as u32,
+                list: probe.id,
+                query: q as u32,
+                base: probe.distance.to_bits(),
+            }));
+            stats[q].distances += self.lists.len() as u64;
+        }
+        scratch.visits.sort_unstable();
+    }
+
+    /// Rows of unit length are what codes describe under cosine.
+    fn at_unit_length(&self, mut query: Vec<f32>) -> Vec<f32> {
         if self.record.metric == Metric::Cosine {
             let inverse = inverse_norm(&query);
             query.iter_mut().for_each(|x| *x *= inverse);
         }
-        let kernel = f32::same(Isa::best());
-        // Scores are base(list) + bias(row) + sum of table entries (see `layout`); under inner product
-        // the bias is 0.
-        let (base, factor): (fn(f32) -> f32, f32) = match self.record.metric {
-            Metric::L2 | Metric::Cosine => (|x| x, 2.0),
-            Metric::InnerProduct => (|x| -x, 1.0),
-        };
-        let between = if self.record.metric == Metric::InnerProduct { kernel.dot } else { kernel.l2_squared };
-        let mut table = self.pq.dot_table(&self.pq.rotate(&query));
-        table.iter_mut().for_each(|x| *x *= factor);
+        query
+    }
 
-        let mut probes = TopK::new(nprobe.clamp(1, self.lists.len()));
-        for (list, centroid) in self.centroids.outer_iter().enumerate() {
-            let centroid = centroid.to_slice().expect("centroids are contiguous by construction");
-            probes.push(Scored { distance: base(between(&query, centroid)), id: list as u32 });
-        }
-        stats.distances += self.lists.len() as u64;
-
-        let mut best = TopK::new(keep);
-        for probe in probes.drain_sorted() {
-            let list = self.lists[probe.id as usize];
+    /// Makes every visit, each list for several queries at a time.
+    fn scan(&self, scratch: &mut IvfScratch, stats: &mut [QueryStats]) -> Result<(), BuilderError> {
+        let IvfScratch { codec, shortlists, visits, cache, scan, .. } = scratch;
+        let alike = |a: &Planned, b: &Planned| (a.round, a.list) == (b.round, b.list);
+        for group in visits.chunk_by(alike) {
+            let list = self.lists[group[0].list as usize];
             let bytes = self.list(list, cache)?;
-            let (biases, codes) = bytes.split_at(4 * list.count as usize);
-            score_list(&self.pq, &table, probe.distance, biases, codes, list.first as u32, &mut best);
-            stats.distances += list.count;
-            stats.hops += 1;
+            let visit = |planned: &Planned| Visit {
+                query: &codec[planned.query as usize],
+                base: f32::from_bits(planned.base),
+                shortlist: std::mem::take(&mut shortlists[planned.query as usize]),
+            };
+            let mut visiting: Vec<Visit<'_>> = group.iter().map(visit).collect();
+            let scanned = List { bytes, rows: list.count as usize, first: list.first as u32 };
+            self.codec.scan(&mut visiting, scanned, self.record.metric, scan);
+            for (planned, visit) in group.iter().zip(visiting) {
+                let q = planned.query as usize;
+                shortlists[q] = visit.shortlist;
+                stats[q].distances += list.count;
+                stats[q].hops += 1;
+            }
         }
-        let mut candidates = best.drain_sorted();
-        candidates.sort_unstable_by_key(|c| c.id);
-        Ok(candidates)
+        Ok(())
     }
 
     fn list<'a>(&'a self, list: ListEntry, cache: &'a mut PageCache) -> Result<&'a [u8], BuilderError> {
-        let length = list_bytes(list.count, self.pq.code_bytes()) as usize;
+        let length = self.codec.list_bytes(list.count) as usize;
         match &self.data {
             Data::Memory { lists, .. } => Ok(&lists.as_slice()[list.offset as usize..][..length]),
             Data::Drive { file, lists_offset, .. } => cache.bytes(file, lists_offset + list.offset, length),
         }
-    }
-
-    pub(crate) fn ids(&self) -> &Ids {
-        &self.ids
     }
 
     /// The vector record at a position.
@@ -180,25 +312,6 @@ impl IvfIndex {
         match &self.data {
             Data::Memory { vectors, .. } => Ok(&vectors.as_slice()[start..start + width]),
             Data::Drive { file, vectors_offset, .. } => cache.bytes(file, vectors_offset + start as u64, width),
-        }
-    }
-}
-
-/// Offers every code of a list to `best`.
-fn score_list(
-    pq: &ProductQuantizer,
-    table: &[f32],
-    base: f32,
-    biases: &[u8],
-    codes: &[u8],
-    first: u32,
-    best: &mut TopK,
-) {
-    let width = pq.code_bytes();
-    for ((bias, code), id) in biases.as_chunks::<4>().0.iter().zip(codes.chunks_exact(width)).zip(first..) {
-        let distance = base + f32::from_le_bytes(*bias) + pq.score(table, code);
-        if distance <= best.bound() {
-            best.push(Scored { distance, id });
         }
     }
 }

@@ -9,6 +9,7 @@ use kiln_builder::{
     Layout, Navigate, Residency, SearchParams, Searcher, VamanaParams, build,
 };
 use kiln_datasets::MemorySource;
+use kiln_kernels::codec::CodecKind;
 use kiln_kernels::pq::CodeBits;
 use kiln_kernels::{CpuBackend, DType, Metric, NoProgress, Rows, f16};
 use ndarray::{Array2, ArrayView1};
@@ -68,7 +69,7 @@ pub fn inline(max_degree: usize, build_list: usize, edge_bits: u8) -> VamanaPara
 
 /// A few lists, quick to build.
 pub fn ivf_pq(nlist: usize, m: usize) -> IvfPqParams {
-    IvfPqParams { nlist, m, bits: CodeBits::Eight, opq: false, seed: 42 }
+    IvfPqParams { nlist, codec: CodecKind::Pq, m, bits: CodeBits::Eight, opq: false, seed: 42 }
 }
 
 /// An index file in a folder that goes with it.
