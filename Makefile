@@ -9,10 +9,11 @@ DEMO   := kiln-runs/demo
 .DEFAULT_GOAL := help
 # The steps of a target run in the order in which they are named, under `make -j` too.
 .NOTPARALLEL:
-.PHONY: help setup setup-test bench test fmt check-fmt clippy docs check-scripts doc-tests tests
+.PHONY: help setup setup-test bench bench-kernels test fmt check-fmt clippy docs check-scripts doc-tests tests
 
 help:
 	@echo 'make bench   build kiln, measure both indexes on the built-in data set, write a report'
+	@echo 'make bench-kernels   each kernel beside the measured peak of this machine, in a minute'
 	@echo 'make test    formatting, lints, documentation, scripts, then all tests'
 	@echo 'make setup   install the system packages that are missing (bench and test do this by themselves)'
 	@echo 'make fmt     format the Rust sources'
@@ -29,6 +30,10 @@ bench: setup
 	rm -rf $(DEMO)
 	target/release/kiln bench --out $(DEMO)
 	@echo "The report is $(CURDIR)/$(DEMO)/report.html: one file, open it in a browser."
+
+# The kernels crate needs no system package.
+bench-kernels:
+	$(CARGO) bench -p kiln-kernels
 
 # The tests come last, so that the last lines printed are their summary.
 test: setup-test check-fmt clippy docs check-scripts doc-tests tests

@@ -4,6 +4,8 @@
 //! In: rows as f32. Out: codes of `m` sub-spaces, and look-up tables that score a code by `m` additions.
 //! Sub-spaces need not divide `dim`: the first `dim % m` hold one coordinate more.
 
+mod tables;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -233,22 +235,12 @@ impl ProductQuantizer {
     /// Squared L2 from `query` (dim, already rotated) to every centroid, `(m, centroids)` flat:
     /// a code's score is the sum of one entry a sub-space.
     pub fn l2_table(&self, query: &[f32]) -> Vec<f32> {
-        self.table(query, |q, c| (q - c) * (q - c))
+        tables::table(self, query, |q, c| (q - c) * (q - c))
     }
 
     /// Minus the dot product of `query` (dim, already rotated) with every centroid, `(m, centroids)` flat.
     pub fn dot_table(&self, query: &[f32]) -> Vec<f32> {
-        self.table(query, |q, c| -q * c)
-    }
-
-    fn table(&self, query: &[f32], term: impl Fn(f32, f32) -> f32) -> Vec<f32> {
-        let mut table = Vec::with_capacity(self.m * self.bits.centroids());
-        for sub in 0..self.m {
-            let q = &query[self.subspace(sub)];
-            let scores = self.subspace_centroids(sub).chunks_exact(q.len());
-            table.extend(scores.map(|c| q.iter().zip(c).map(|(&q, &c)| term(q, c)).sum::<f32>()));
-        }
-        table
+        tables::table(self, query, |q, c| -q * c)
     }
 
     /// Sums a code's entries of a table made by [`l2_table`](Self::l2_table) or [`dot_table`](Self::dot_table).

@@ -7,6 +7,9 @@
 //!
 //! Sums are made in the same order on every instruction set: results are bit-identical.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -51,25 +54,25 @@ impl Rotation {
             crate::distance::Level::Avx2 => return unsafe { apply_avx2(self, x) },
             crate::distance::Level::Scalar => {}
         }
-        apply(self, x);
+        apply(self, x, sixteen);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn apply_avx512(rotation: &Rotation, x: &mut [f32]) {
-    apply(rotation, x);
+    apply(rotation, x, |lanes| sixteen_avx512(lanes));
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn apply_avx2(rotation: &Rotation, x: &mut [f32]) {
-    apply(rotation, x);
+    apply(rotation, x, |lanes| sixteen_avx2(lanes));
 }
 
-/// Compiled once for each instruction set that calls it.
+/// Compiled once for each instruction set that calls it; `sixteen` transforms sixteen coordinates.
 #[inline(always)]
-fn apply(rotation: &Rotation, x: &mut [f32]) {
+fn apply(rotation: &Rotation, x: &mut [f32], sixteen: impl Fn(&mut [f32; 16])) {
     let (dim, block) = (rotation.dim, rotation.block);
     let scale = 1.0 / (block as f32).sqrt();
     for (round, signs) in rotation.signs.chunks_exact(dim).enumerate() {
@@ -78,50 +81,91 @@ fn apply(rotation: &Rotation, x: &mut [f32]) {
         for (x, sign) in mixed.iter_mut().zip(signs) {
             *x *= sign * scale;
         }
-        hadamard(mixed);
+        hadamard(mixed, &sixteen);
     }
 }
 
 /// Unnormalised Walsh-Hadamard transform of 2^p coordinates in place.
 #[inline(always)]
-fn hadamard(x: &mut [f32]) {
+fn hadamard(x: &mut [f32], sixteen: impl Fn(&mut [f32; 16])) {
     let mut half = x.len() / 2;
-    while half >= 16 {
-        for pair in x.chunks_exact_mut(2 * half) {
-            let (low, high) = pair.split_at_mut(half);
-            for (a, b) in low.iter_mut().zip(high) {
-                (*a, *b) = (*a + *b, *a - *b);
+    // Two stages at a time, while the four numbers that they mix are in registers.
+    while half >= 32 {
+        for four in x.chunks_exact_mut(2 * half) {
+            let (low, high) = four.split_at_mut(half);
+            let ((a, b), (c, d)) = (low.split_at_mut(half / 2), high.split_at_mut(half / 2));
+            for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
+                let (ac, bd, a_c, b_d) = (*a + *c, *b + *d, *a - *c, *b - *d);
+                (*a, *b, *c, *d) = (ac + bd, ac - bd, a_c + b_d, a_c - b_d);
             }
         }
-        half /= 2;
+        half /= 4;
+    }
+    if half >= 16 {
+        stage(x, half);
     }
     let (whole, rest) = x.as_chunks_mut::<16>();
     for lanes in whole {
-        within::<8>(lanes);
-        within::<4>(lanes);
-        within::<2>(lanes);
-        within::<1>(lanes);
+        sixteen(lanes);
     }
     // Fewer than sixteen coordinates in all.
     let mut half = rest.len() / 2;
     while half >= 1 {
-        for pair in rest.chunks_exact_mut(2 * half) {
-            let (low, high) = pair.split_at_mut(half);
-            for (a, b) in low.iter_mut().zip(high) {
-                (*a, *b) = (*a + *b, *a - *b);
-            }
-        }
+        stage(rest, half);
         half /= 2;
     }
 }
 
-/// One stage inside sixteen lanes, as a permutation and a sum, which a vector unit does in two instructions.
+/// Sums and differences of coordinates `half` apart.
 #[inline(always)]
-fn within<const HALF: usize>(lanes: &mut [f32; 16]) {
-    let old = *lanes;
-    for (i, lane) in lanes.iter_mut().enumerate() {
-        let sign = if i & HALF == 0 { 1.0 } else { -1.0 };
-        *lane = old[i ^ HALF] + sign * old[i];
+fn stage(x: &mut [f32], half: usize) {
+    for pair in x.chunks_exact_mut(2 * half) {
+        let (low, high) = pair.split_at_mut(half);
+        for (a, b) in low.iter_mut().zip(high) {
+            (*a, *b) = (*a + *b, *a - *b);
+        }
+    }
+}
+
+/// The transform of sixteen coordinates. Twin of those below, which permute, add and subtract.
+fn sixteen(lanes: &mut [f32; 16]) {
+    [8, 4, 2, 1].into_iter().for_each(|half| stage(lanes, half));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sixteen_avx512(lanes: &mut [f32; 16]) {
+    // `minus` marks the lanes of differences: what was there is taken from its partner.
+    let stage = |x, partner, minus| _mm512_mask_sub_ps(_mm512_add_ps(partner, x), minus, partner, x);
+    // SAFETY: sixteen floats are read from and written to an array of sixteen.
+    unsafe {
+        let x = _mm512_loadu_ps(lanes.as_ptr());
+        let x = stage(x, _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x), 0xFF00);
+        let x = stage(x, _mm512_shuffle_f32x4::<0b10_11_00_01>(x, x), 0xF0F0);
+        let x = stage(x, _mm512_permute_ps::<0b01_00_11_10>(x), 0xCCCC);
+        let x = stage(x, _mm512_permute_ps::<0b10_11_00_01>(x), 0xAAAA);
+        _mm512_storeu_ps(lanes.as_mut_ptr(), x);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sixteen_avx2(lanes: &mut [f32; 16]) {
+    let eight = |x| {
+        let partner = _mm256_permute2f128_ps::<0x01>(x, x);
+        let x = _mm256_blend_ps::<0xF0>(_mm256_add_ps(partner, x), _mm256_sub_ps(partner, x));
+        let partner = _mm256_permute_ps::<0b01_00_11_10>(x);
+        let x = _mm256_blend_ps::<0xCC>(_mm256_add_ps(partner, x), _mm256_sub_ps(partner, x));
+        let partner = _mm256_permute_ps::<0b10_11_00_01>(x);
+        _mm256_blend_ps::<0xAA>(_mm256_add_ps(partner, x), _mm256_sub_ps(partner, x))
+    };
+    // SAFETY: twice eight floats are read from and written to an array of sixteen.
+    unsafe {
+        let (low, high) = (_mm256_loadu_ps(lanes.as_ptr()), _mm256_loadu_ps(lanes.as_ptr().add(8)));
+        _mm256_storeu_ps(lanes.as_mut_ptr(), eight(_mm256_add_ps(low, high)));
+        _mm256_storeu_ps(lanes.as_mut_ptr().add(8), eight(_mm256_sub_ps(low, high)));
     }
 }
 
@@ -148,6 +192,38 @@ mod tests {
                 prop_assert!((dot(&ra, &rb) - dot(&a, &b)).abs() <= 1e-5 * size);
                 prop_assert!((dot(&ra, &ra) - dot(&a, &a)).abs() <= 1e-5 * (dot(&a, &a) + 1.0));
                 prop_assert_eq!(reference.get_or_insert_with(|| ra.clone()), &ra);
+            }
+        }
+    }
+
+    /// The definition: signs, then sums and differences of coordinates half a block apart, a quarter, ... one.
+    fn plainly(rotation: &Rotation, x: &mut [f32]) {
+        let (dim, block) = (rotation.dim, rotation.block);
+        for (round, signs) in rotation.signs.chunks_exact(dim).enumerate() {
+            let first = if round % 2 == 0 { 0 } else { dim - block };
+            let x = &mut x[first..first + block];
+            for (i, x) in x.iter_mut().enumerate() {
+                *x *= signs[first + i] * (1.0 / (block as f32).sqrt());
+            }
+            for half in (0..block.ilog2()).rev().map(|p| 1 << p) {
+                for i in (0..block).filter(|i| i & half == 0) {
+                    (x[i], x[i + half]) = (x[i] + x[i + half], x[i] - x[i + half]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_isa_computes_the_definition_to_the_bit() {
+        let numbers = |n: usize| (0..n).map(|i| ((i * i + 7) % 1013) as f32 / 100.0 - 5.0).collect::<Vec<f32>>();
+        for dim in (1..70).chain([128, 200, 256, 384, 512, 960, 1024, 1536]) {
+            let mut expected = numbers(dim);
+            plainly(&Rotation::new(dim, 3, Isa::SCALAR), &mut expected);
+            for isa in Isa::supported() {
+                let mut got = numbers(dim);
+                Rotation::new(dim, 3, isa).apply(&mut got);
+                let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+                assert_eq!(bits(&got), bits(&expected), "dim {dim}, {}", isa.name());
             }
         }
     }

@@ -69,7 +69,8 @@ unsafe fn scan_bits<const BITS: u32>(scan: Scan<'_>, ids: &[u32], blocks: &[u8],
 unsafe fn plane<const WIDTH: u32>(query: &[i8], codes: *const u8) -> __m512i {
     let per_byte = 8 / WIDTH as usize;
     let mask = _mm512_set1_epi8(((1u32 << WIDTH) - 1) as u8 as i8);
-    let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    // Four sums: two would wait for each other's `vpdpbusd`.
+    let mut sums = [_mm512_setzero_si512(); 4];
     let query_words: *const i32 = query.as_ptr().cast();
     for word in 0..query.len() / (4 * per_byte) {
         // SAFETY: the plane has so many words of sixteen lanes, and the query four coordinates for each part of them.
@@ -77,36 +78,39 @@ unsafe fn plane<const WIDTH: u32>(query: &[i8], codes: *const u8) -> __m512i {
             let packed = _mm512_loadu_si512(codes.add(word * 4 * LANES).cast());
             let four = |part: usize| _mm512_set1_epi32(query_words.add(word * per_byte + part).read_unaligned());
             if WIDTH == 8 {
-                even = _mm512_dpbusd_epi32(even, packed, four(0));
+                sums[0] = _mm512_dpbusd_epi32(sums[0], packed, four(0));
+                sums = [sums[1], sums[2], sums[3], sums[0]];
             }
             // The shift must be known when this is compiled.
             macro_rules! part {
-                ($sum:ident, $part:literal, $shift:expr) => {
-                    let levels = _mm512_and_si512(_mm512_srli_epi32::<{ $shift }>(packed), mask);
-                    $sum = _mm512_dpbusd_epi32($sum, levels, four($part));
+                ($sum:literal, $part:literal, $shift:literal) => {
+                    let levels = _mm512_and_si512(_mm512_srli_epi32::<$shift>(packed), mask);
+                    sums[$sum] = _mm512_dpbusd_epi32(sums[$sum], levels, four($part));
                 };
             }
             if WIDTH == 4 {
-                part!(even, 0, 0);
-                part!(odd, 1, 4);
+                part!(0, 0, 0);
+                part!(1, 1, 4);
+                sums = [sums[2], sums[3], sums[0], sums[1]];
             }
             if WIDTH == 2 {
-                part!(even, 0, 0);
-                part!(odd, 1, 2);
-                part!(even, 2, 4);
-                part!(odd, 3, 6);
+                part!(0, 0, 0);
+                part!(1, 1, 2);
+                part!(2, 2, 4);
+                part!(3, 3, 6);
             }
             if WIDTH == 1 {
-                part!(even, 0, 0);
-                part!(odd, 1, 1);
-                part!(even, 2, 2);
-                part!(odd, 3, 3);
-                part!(even, 4, 4);
-                part!(odd, 5, 5);
-                part!(even, 6, 6);
-                part!(odd, 7, 7);
+                part!(0, 0, 0);
+                part!(1, 1, 1);
+                part!(2, 2, 2);
+                part!(3, 3, 3);
+                part!(0, 4, 4);
+                part!(1, 5, 5);
+                part!(2, 6, 6);
+                part!(3, 7, 7);
             }
         }
     }
-    _mm512_add_epi32(even, odd)
+    let [a, b, c, d] = sums;
+    _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d))
 }
