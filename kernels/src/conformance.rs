@@ -254,10 +254,8 @@ pub fn robust_prune<B: Backend>(backend: &B) {
         let base = Arc::new(random_rows(dtype, n, dim, 5));
         let b = base.view().to_f32();
         let points: Vec<u32> = (0..n.min(40) as u32).collect();
-        let candidates: Lists<u32> = points
-            .iter()
-            .map(|&p| (0..60).map(|j: usize| ((p as usize * 13 + j * j) % n) as u32).collect())
-            .collect();
+        let candidates: Lists<u32> =
+            points.iter().map(|&p| (0..60).map(|j: usize| ((p as usize * 13 + j * j) % n) as u32).collect()).collect();
         let params = PruneParams { max_degree: k.max(2), alpha: 1.2 };
         let resident = backend.upload(base, metric).expect("upload");
         let got = backend.robust_prune(&resident, &points, &candidates, params).expect("robust prune");

@@ -17,7 +17,7 @@ use crate::distance::Isa;
 
 /// Rounds where one transform covers all coordinates, and where two must overlap.
 const ROUNDS_WHOLE: usize = 2;
-const ROUNDS_OVERLAPPING: usize = 6;
+const ROUNDS_OVERLAPPING: usize = 4;
 
 /// An orthogonal map of `dim` coordinates, determined by `dim` and a seed.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,11 +33,34 @@ pub struct Rotation {
 impl Rotation {
     /// The rotation of `dim` (at least 1) coordinates that `seed` determines.
     pub fn new(dim: usize, seed: u64, isa: Isa) -> Self {
-        let block = 1 << dim.max(1).ilog2();
-        let rounds = if block == dim { ROUNDS_WHOLE } else { ROUNDS_OVERLAPPING };
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let signs = (0..rounds * dim).map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 }).collect();
-        Self { dim, block, signs, isa }
+        let signs = (0..signs(dim)).map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 }).collect();
+        Self { dim, block: block(dim), signs, isa }
+    }
+
+    /// Coordinates of a vector.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Serialises: a bit a sign, set where it is negative, by round and coordinate.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let bits = |eight: &[f32]| eight.iter().rev().fold(0, |bits, &sign| bits << 1 | u8::from(sign < 0.0));
+        self.signs.chunks(8).map(bits).collect()
+    }
+
+    /// Bytes of a rotation of `dim` coordinates.
+    pub fn byte_length(dim: usize) -> usize {
+        signs(dim).div_ceil(8)
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote; the error says what does not fit.
+    pub fn from_bytes(bytes: &[u8], dim: usize, isa: Isa) -> Result<Self, String> {
+        if bytes.len() != Self::byte_length(dim) {
+            return Err(format!("a rotation of {} bytes, {} expected", bytes.len(), Self::byte_length(dim)));
+        }
+        let signs = (0..signs(dim)).map(|i| if bytes[i / 8] >> (i % 8) & 1 == 1 { -1.0 } else { 1.0 }).collect();
+        Ok(Self { dim, block: block(dim), signs, isa })
     }
 
     /// Rotates `x` `(dim)` in place.
@@ -56,6 +79,16 @@ impl Rotation {
         }
         apply(self, x, sixteen);
     }
+}
+
+/// Coordinates that one transform mixes.
+fn block(dim: usize) -> usize {
+    1 << dim.max(1).ilog2()
+}
+
+/// Signs of a rotation of `dim` coordinates.
+fn signs(dim: usize) -> usize {
+    dim * if block(dim) == dim { ROUNDS_WHOLE } else { ROUNDS_OVERLAPPING }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -239,6 +272,15 @@ mod tests {
                 let largest = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
                 assert!(largest < 5.0 / (dim as f32).sqrt(), "dim {dim}, coordinate {at}: {largest}");
             }
+        }
+    }
+
+    #[test]
+    fn it_survives_storage() {
+        for dim in [1, 5, 64, 100] {
+            let rotation = Rotation::new(dim, 1, Isa::best());
+            assert_eq!(Rotation::from_bytes(&rotation.to_bytes(), dim, Isa::best()), Ok(rotation.clone()));
+            assert!(Rotation::from_bytes(&rotation.to_bytes(), dim + 8, Isa::best()).is_err());
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::quantiser::sample_rows;
 const SAMPLE: usize = 1024;
 
 /// Bits a coordinate of their codes.
-const BITS: u8 = 4;
+const BITS: u8 = 2;
 
 /// The sampled rows.
 pub(crate) struct EntryTable {

@@ -18,8 +18,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::walk::{GraphView, Visit, VisitedSet, Walk, greedy_search};
 use super::Graph;
+use super::walk::{GraphView, Visit, VisitedSet, Walk, greedy_search};
 use crate::params::VamanaParams;
 
 /// Room beyond R, as a factor, so that a reverse edge rarely forces a prune.

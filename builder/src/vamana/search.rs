@@ -28,9 +28,6 @@ use crate::search_types::{Hits, Navigate, QueryStats, Residency};
 /// Searches of a batch that take turns on one thread: enough that a node has arrived from memory when its turn comes,
 /// few enough that their lists stay in the first caches.
 const INTERLEAVED: usize = 8;
-fn w() -> usize {
-    std::env::var("W").ok().and_then(|s| s.parse().ok()).unwrap_or(INTERLEAVED)
-}
 
 /// An open Vamana index.
 pub(crate) struct VamanaIndex {
@@ -225,7 +222,7 @@ impl VamanaIndex {
         let mut answers = vec![Hits::default(); queries.len()];
         let mut waiting = 0..queries.len();
         let VamanaScratch { walks, query: coordinates, rotated, .. } = scratch;
-        walks.resize_with(walks.len().max(w()), Walk::default);
+        walks.resize_with(walks.len().max(INTERLEAVED), Walk::default);
         let mut begin = |at: usize, walk: &mut Walk| -> Result<_, BuilderError> {
             let scorer = RecordScorer::new(self.layout.record, &query(at))?;
             let mut view = self.inline_view(inline, nodes, scorer, inline.prepare(&query(at), coordinates, rotated));
@@ -234,7 +231,7 @@ impl VamanaIndex {
             Ok((view, Watched { query: at, stats }))
         };
         let mut tasks = Vec::with_capacity(INTERLEAVED);
-        for (walk, at) in walks.iter_mut().take(w()).zip(waiting.by_ref()) {
+        for (walk, at) in walks.iter_mut().take(INTERLEAVED).zip(waiting.by_ref()) {
             let (view, observer) = begin(at, walk)?;
             tasks.push(Task { view, walk, observer });
         }
@@ -351,11 +348,9 @@ impl Inline {
     fn read(file: &IndexFile, meta: &Meta, bits: u8, n: u32) -> Result<Self, BuilderError> {
         let damaged = |problem: String| BuilderError::damaged(file.path(), problem);
         let codec = file.section(Section::Codec)?;
-        let (codes, rest) =
-            EdgeCodes::from_bytes(codec.as_slice(), meta.dim, meta.metric, Isa::best()).map_err(damaged)?;
-        if codes.bits() != bits || !rest.is_empty() {
-            let problem = format!("section codec is of {} bits, with {} bytes to spare", codes.bits(), rest.len());
-            return Err(damaged(problem));
+        let codes = EdgeCodes::from_bytes(codec.as_slice(), meta.dim, meta.metric, Isa::best()).map_err(damaged)?;
+        if codes.bits() != bits {
+            return Err(damaged(format!("section codec is of {} bits, {bits} expected", codes.bits())));
         }
         let nav = file.section(Section::Nav)?;
         let entries = EntryTable::from_bytes(nav.as_slice(), &codes, n).map_err(damaged)?;

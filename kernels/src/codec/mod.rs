@@ -9,7 +9,6 @@ pub mod fastscan;
 mod kind;
 mod pq4;
 pub mod rabitq;
-pub mod rotation;
 mod shortlist;
 pub mod sq8;
 mod sq8_lists;

@@ -177,7 +177,12 @@ impl<'a, T: Kernels> Pairs<'a, T> {
         match self.form {
             Form::Bytes(kernel) if i + 1 < candidates.len() => {
                 signed.clear();
-                append_signed(bytemuck::cast_slice(vector), unsigned_flip::<T>() ^ 0x80, padded_width(vector.len()), signed);
+                append_signed(
+                    bytemuck::cast_slice(vector),
+                    unsigned_flip::<T>() ^ 0x80,
+                    padded_width(vector.len()),
+                    signed,
+                );
                 sums.resize(bytes.padded(), 0);
                 kernel.distances(bytes, first_group, signed, &bytes.squares()[i..=i], sums);
                 between[i + 1..].iter_mut().zip(&sums[i + 1..]).for_each(|(between, &sum)| *between = sum as f32);
@@ -196,8 +201,7 @@ impl<'a, T: Kernels> Pairs<'a, T> {
             Form::Rows => {
                 for j in (i + 1..candidates.len()).filter(|&j| occlusion[j] <= alpha) {
                     let other = candidates[j].id as usize;
-                    between[j] =
-                        self.geometry.distance(vector, aux, row(self.base, other), self.geometry.aux(other));
+                    between[j] = self.geometry.distance(vector, aux, row(self.base, other), self.geometry.aux(other));
                 }
             }
         }

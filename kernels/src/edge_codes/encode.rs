@@ -58,7 +58,7 @@ impl EdgeCodes {
         let largest = f16::MAX.to_f32() / 2.0;
         let additive_unit = 12.0 * radius * radius / largest;
         let multiplicative_unit = 16.0 * radius / (dim as f32).sqrt() / largest;
-        Self { dim, bits, metric, seed, rotation, center, additive_unit, multiplicative_unit, isa }
+        Self { dim, bits, metric, rotation, center, additive_unit, multiplicative_unit, isa }
     }
 }
 

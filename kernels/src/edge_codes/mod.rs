@@ -48,7 +48,6 @@ pub struct EdgeCodes {
     dim: usize,
     bits: u8,
     metric: Metric,
-    seed: u64,
     rotation: Rotation,
     /// The rotated mean of the rows `(dim)`, taken off queries and nodes; zero under inner product.
     center: Vec<f32>,
@@ -193,37 +192,37 @@ impl EdgeCodes {
         scalar::scan(self.bits, scan, ids, blocks, found);
     }
 
-    /// Serialises: u32 dim, u32 bits, u64 seed, f32 x 2 units, f32 center `(dim)`; little-endian.
+    /// Serialises: u32 dim, u32 bits, f32 x 2 units, f32 center `(dim)`, the rotation's signs; little-endian.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(24 + 4 * self.dim);
-        bytes.extend_from_slice(&(self.dim as u32).to_le_bytes());
+        let mut bytes = (self.dim as u32).to_le_bytes().to_vec();
         bytes.extend_from_slice(&u32::from(self.bits).to_le_bytes());
-        bytes.extend_from_slice(&self.seed.to_le_bytes());
         for x in [self.additive_unit, self.multiplicative_unit].iter().chain(&self.center) {
             bytes.extend_from_slice(&x.to_le_bytes());
         }
+        bytes.extend_from_slice(&self.rotation.to_bytes());
         bytes
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote, and returns the bytes that follow; the error says what does not
-    /// fit.
-    pub fn from_bytes(bytes: &[u8], dim: usize, metric: Metric, isa: Isa) -> Result<(Self, &[u8]), String> {
-        let (head, rest) = bytes.split_at_checked(16).ok_or("the codes' parameters are cut short")?;
-        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let seed = u64::from(word(8)) | u64::from(word(12)) << 32;
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote; the error says what does not fit.
+    pub fn from_bytes(bytes: &[u8], dim: usize, metric: Metric, isa: Isa) -> Result<Self, String> {
+        let expected = 16 + 4 * dim + Rotation::byte_length(dim);
+        if bytes.len() != expected {
+            return Err(format!("the codes' parameters have {} bytes, {expected} expected", bytes.len()));
+        }
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let bits = u8::try_from(word(4)).ok().filter(|bits| WIDTHS.contains(bits));
         let bits = bits.ok_or_else(|| format!("codes of {} bits", word(4)))?;
         if word(0) as usize != dim {
             return Err(format!("codes of {} coordinates in an index of {dim}", word(0)));
         }
-        let (floats, rest) = rest.split_at_checked(8 + 4 * dim).ok_or("the codes' parameters are cut short")?;
+        let (floats, signs) = bytes[8..].split_at(8 + 4 * dim);
         let floats: Vec<f32> = floats.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         if let Some(wrong) = floats.iter().find(|x| !x.is_finite()) {
             return Err(format!("the codes' parameters hold {wrong}"));
         }
-        let rotation = Rotation::new(dim, seed, isa);
+        let rotation = Rotation::from_bytes(signs, dim, isa)?;
         let (additive_unit, multiplicative_unit, center) = (floats[0], floats[1], floats[2..].to_vec());
-        Ok((Self { dim, bits, metric, seed, rotation, center, additive_unit, multiplicative_unit, isa }, rest))
+        Ok(Self { dim, bits, metric, rotation, center, additive_unit, multiplicative_unit, isa })
     }
 }
 

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use kiln_kernels::distance::{Isa, Kernels};
+use kiln_kernels::distance::Kernels;
 use kiln_kernels::pq::ProductQuantizer;
-use kiln_kernels::{Backend, CpuBackend, Element, Lists, Metric, PruneParams, Rows, Scored};
+use kiln_kernels::{Backend, CpuBackend, Element, Lists, Metric, PruneParams, Rows};
 use ndarray::Array2;
 use rand::seq::index;
 
@@ -74,11 +74,10 @@ fn prune<T: Kernels>(dim: usize, smoke: bool, cases: &mut Vec<Case>) {
         let mut rows = elements::<T>(n * dim);
         rows[..dim].fill(element(0.0));
         let mut rng = rng();
-        let mut candidates: Lists<Scored> = Lists::default();
+        let mut candidates: Lists<u32> = Lists::default();
         for _ in 0..points {
-            let chosen = index::sample(&mut rng, n - 1, CANDIDATES).into_iter().map(|i| i + 1);
-            let distance = |id: usize| (T::same(Isa::best()).l2_squared)(&rows[..dim], &rows[id * dim..(id + 1) * dim]);
-            candidates.push(&chosen.map(|id| Scored { distance: distance(id), id: id as u32 }).collect::<Vec<_>>());
+            let chosen = index::sample(&mut rng, n - 1, CANDIDATES).into_iter().map(|i| i as u32 + 1);
+            candidates.push(&chosen.collect::<Vec<_>>());
         }
         let rows = T::into_rows(Array2::from_shape_vec((n, dim), rows).expect("n * dim elements"));
         let base = backend.upload(Arc::new(rows), Metric::L2).expect("rows of a legal shape");

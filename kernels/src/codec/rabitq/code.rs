@@ -86,7 +86,7 @@ fn products(r: &[f32], scale: f32, levels: u32) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::rotation::Rotation;
+    use crate::rotation::Rotation;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -101,7 +101,7 @@ mod tests {
         let (trials, size) = (3000, norm(&r) * norm(&y));
         let (mut sum, mut beyond, mut off) = (0.0, 0, 0.0);
         for seed in 0..trials {
-            let rotation = Rotation::new(dim, seed);
+            let rotation = Rotation::new(dim, seed, crate::distance::Isa::best());
             let (mut r, mut y) = (r.clone(), y.clone());
             rotation.apply(&mut r);
             rotation.apply(&mut y);

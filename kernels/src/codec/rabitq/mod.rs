@@ -22,10 +22,10 @@ use ndarray::{ArrayView2, Axis};
 use super::fastscan::{
     BLOCK, Factors, FastScan, GROUP_BYTES, Layout, Probe, QUERIES, Scores, Tables, pack as pack_block,
 };
-use super::rotation::Rotation;
 use super::{List, ListRows, Visit, blocks_at_once, present};
 use crate::distance::Isa;
 use crate::metric::Metric;
+use crate::rotation::Rotation;
 
 /// A quantiser of lists; nothing is trained but the centre.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ impl Rabitq {
         let dim = centroids.ncols();
         let mean = centroids.mapv(f64::from).mean_axis(Axis(0));
         let mut center: Vec<f32> = mean.map_or(vec![0.0; dim], |mean| mean.iter().map(|&x| x as f32).collect());
-        let rotation = Rotation::new(dim, seed);
+        let rotation = Rotation::new(dim, seed, Isa::best());
         rotation.apply(&mut center);
         Self::assemble(bits, rotation, center)
     }
@@ -219,7 +219,7 @@ impl Rabitq {
         }
         let (rotation, center) = bytes[4..].split_at(Rotation::byte_length(dim));
         let center = center.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        Ok(Self::assemble(bits, Rotation::from_bytes(rotation, dim)?, center))
+        Ok(Self::assemble(bits, Rotation::from_bytes(rotation, dim, Isa::best())?, center))
     }
 }
 

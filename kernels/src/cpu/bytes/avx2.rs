@@ -83,8 +83,7 @@ unsafe fn tile<const R: usize>(
                 let pairs = _mm256_hadd_epi32(sums[r][2 * half], sums[r][2 * half + 1]);
                 let product = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
                 let square = _mm256_set1_epi32(*squares.as_ptr().add(row + r));
-                let distance =
-                    _mm256_sub_epi32(_mm256_add_epi32(constants, square), _mm256_slli_epi32::<1>(product));
+                let distance = _mm256_sub_epi32(_mm256_add_epi32(constants, square), _mm256_slli_epi32::<1>(product));
                 _mm256_storeu_si256(out.as_mut_ptr().add((row + r) * padded + at).cast(), distance);
             }
         }
