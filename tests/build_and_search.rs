@@ -62,6 +62,31 @@ fn a_build_tells_what_it_built_in_json() {
 }
 
 #[test]
+fn floats_that_bytes_hold_are_stored_as_bytes() {
+    let place = Place::new();
+    let data = demo();
+    let data = data.to_str().expect("text");
+    let answers = |index: &str| {
+        place.ok(&["search", index, "--queries", data, "--out", "found.npy"]);
+        (place.read("found.npy"), place.read("found.distances.npy"))
+    };
+    for kind in KINDS {
+        let build = ["build", "--dataset", data, "--index", kind, "--out"];
+        let ran = place.run(&[&build[..], &["bytes.kiln", "--json", "bytes.json"]].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        assert_eq!(ran.err.matches("stored and computed as u8").count(), 1, "{}", ran.err);
+        assert_eq!(ran.err.matches("--keep-dtype").count(), 1, "{}", ran.err);
+        let kept = place.run(&[&build[..], &["floats.kiln", "--keep-dtype", "--json", "floats.json"]].concat());
+        assert!(kept.code == Some(0) && !kept.err.contains("u8"), "{}", kept.err);
+        let [bytes, floats] = ["bytes.json", "floats.json"].map(|name| place.json(name));
+        assert_eq!((&bytes["dtype"], &floats["dtype"]), (&"u8".into(), &"f32".into()));
+        assert!(number(&floats, "/index_bytes") > number(&bytes, "/index_bytes") + 3.0 * 128.0 * 9000.0);
+        assert_says(&place.ok(&["inspect", "bytes.kiln"]), &["10,000 x 128 u8"]);
+        assert!(answers("bytes.kiln") == answers("floats.kiln"), "{kind}: bytes are answered otherwise");
+    }
+}
+
+#[test]
 fn a_search_tells_its_figures_in_json() {
     let place = Place::new().with_indexes();
     for (residency, threads) in [("memory", "1"), ("ssd", "1"), ("memory", "2")] {

@@ -16,7 +16,7 @@ fn place() -> Place {
 
 fn build(place: &Place, kind: &str, seed: &str) {
     let own: &[&str] =
-        if kind == "vamana" { &["--max-degree", "24", "--build-list", "32"] } else { &["--nlist", "64"] };
+        if kind == "vamana" { &["--max-degree", "32", "--build-list", "32"] } else { &["--nlist", "64"] };
     let out = format!("{kind}.kiln");
     let build = ["build", "--dataset", "demo.hdf5", "--index", kind, "--out", &out, "--seed", seed];
     place.ok(&[&build[..], own].concat());

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_datasets::{RowSource, read_all};
+use kiln_datasets::{Narrowed, RowSource, narrowest, read_all};
 use kiln_kernels::distance::Isa;
 use kiln_kernels::{Backend, DType, MAX_DIM, Metric, Progress};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,8 @@ pub struct BuildRequest<'a> {
     pub metric: Metric,
     /// Kind and parameters.
     pub params: IndexParams,
+    /// Store f32 rows as f32 even where a smaller type holds every value exactly.
+    pub keep_dtype: bool,
     /// The index file to write. The report is written beside it as `OUT.build.json`.
     pub out: &'a Path,
 }
@@ -98,8 +100,9 @@ pub fn build<B: Backend>(
     let mut writer = IndexWriter::create(request.out)?;
     let mut watch = Stopwatch::start(progress);
 
+    let dtype = stored_dtype(request, &mut watch, progress)?;
     watch.stage("read", n);
-    let rows = Arc::new(read_all(request.source, |rows| progress.advance(rows))?);
+    let rows = Arc::new(read_all(&Narrowed::new(request.source, dtype), |rows| progress.advance(rows))?);
     let zeros = if request.metric == Metric::Cosine { kiln_datasets::zero_rows(&rows) } else { 0 };
     if zeros > 0 {
         tracing::warn!("{zeros} rows are zero: under cosine they are at distance 1 from everything");
@@ -161,6 +164,29 @@ pub fn build<B: Backend>(
         tracing::warn!("{error}; the index itself is whole: {}", request.out.display());
     }
     Ok(report)
+}
+
+/// The element type that the rows are stored and computed in: the smallest that holds every value exactly, unless the
+/// user keeps theirs. To find it costs another reading of rows that can be narrowed, and a block of rows that cannot.
+fn stored_dtype(
+    request: &BuildRequest<'_>,
+    watch: &mut Stopwatch<'_>,
+    progress: &dyn Progress,
+) -> Result<DType, BuilderError> {
+    let given = request.source.dtype();
+    if request.keep_dtype || given != DType::F32 {
+        return Ok(given);
+    }
+    watch.stage("narrow", request.source.len());
+    let dtype = narrowest(request.source, |rows| progress.advance(rows))?;
+    if dtype != given {
+        tracing::info!(
+            "{}: {dtype} holds every value of these {given} rows exactly: stored and computed as {dtype} \
+             (--keep-dtype keeps {given})",
+            request.source.path().display()
+        );
+    }
+    Ok(dtype)
 }
 
 /// `X.kiln` with `suffix` appended.

@@ -129,6 +129,7 @@ fn failure(source: &dyn RowSource, kind: IndexKind, out: &Path) -> BuilderError 
         dataset_fingerprint: "0".into(),
         metric: Metric::L2,
         params: IndexParams::defaults(kind, source.len(), source.dim()),
+        keep_dtype: false,
         out,
     };
     build(&CpuBackend::new(), &request, &NoProgress).expect_err("it cannot be built")

@@ -37,6 +37,7 @@ impl Demo {
             dataset_fingerprint: self.dataset.fingerprint.clone(),
             metric: Metric::L2,
             params,
+            keep_dtype: false,
             out: &path,
         };
         build(&CpuBackend::new(), &request, &NoProgress).expect("built");

@@ -3,24 +3,60 @@
 mod common;
 
 use common::*;
-use kiln_builder::{IndexKind, IndexParams, Residency, Searcher};
+use kiln_builder::{GraphMethod, IndexKind, IndexParams, IvfPqParams, Residency, Searcher, VamanaParams};
 use kiln_kernels::{DType, Metric, Rows};
 use ndarray::Array2;
 
-/// Builds both kinds with default parameters (but for rows so wide that the codes would take minutes), and hands over
-/// each in memory and on the drive.
-fn with_indexes(rows: &Rows, metric: Metric, mut check: impl FnMut(&Searcher, &str)) {
+/// A name, and what it makes of default parameters.
+type Variant<P> = (&'static str, fn(P) -> P);
+
+/// Ways to build and lay out a graph. A new method or layout is one more line.
+const GRAPHS: [Variant<VamanaParams>; 1] = [("insert", |graph| VamanaParams { method: GraphMethod::Insert, ..graph })];
+
+/// Ways to build inverted lists. A new codec is one more line.
+const LISTS: [Variant<IvfPqParams>; 1] = [("8 bits", |lists| lists)];
+
+/// Every way to index `rows`, with default parameters but for rows so wide that the codes would take minutes.
+fn variants(rows: &Rows) -> Vec<(&'static str, IndexParams)> {
+    let mut variants = Vec::new();
     for kind in KINDS {
-        let mut params = defaults(kind, rows);
-        match &mut params {
-            IndexParams::Vamana(p) => p.m = p.m.min(32),
-            IndexParams::IvfPq(p) => p.m = p.m.min(32),
-        }
-        let built = build_index(rows, metric, params);
-        for residency in [Residency::Memory, Residency::Ssd] {
-            check(&built.open(residency), &format!("{kind} {metric} {} rows {residency:?}", rows.len()));
+        match defaults(kind, rows) {
+            IndexParams::Vamana(graph) => {
+                let graph = VamanaParams { m: graph.m.min(32), ..graph };
+                variants.extend(GRAPHS.map(|(name, of)| (name, IndexParams::Vamana(of(graph.clone())))));
+            }
+            IndexParams::IvfPq(lists) => {
+                let lists = IvfPqParams { m: lists.m.min(32), ..lists };
+                variants.extend(LISTS.map(|(name, of)| (name, IndexParams::IvfPq(of(lists.clone())))));
+            }
         }
     }
+    variants
+}
+
+/// Builds every variant, and hands over each in memory and on the drive.
+fn with_indexes(rows: &Rows, metric: Metric, mut check: impl FnMut(&Searcher, &str)) {
+    for (name, params) in variants(rows) {
+        let kind = params.kind();
+        let built = build_index(rows, metric, params);
+        for residency in [Residency::Memory, Residency::Ssd] {
+            check(&built.open(residency), &format!("{kind} {name} {metric} {} rows {residency:?}", rows.len()));
+        }
+    }
+}
+
+/// Every row is reached, and some queries are answered as by brute force, however large k is.
+fn check_some(rows: &Rows, metric: Metric, queries: &[usize]) {
+    let exact = BruteForce::new(rows, metric);
+    let n = rows.len();
+    with_indexes(rows, metric, |index, what| {
+        for (at, &query) in queries.iter().enumerate() {
+            for k in [10, n].into_iter().take(if at == 0 { 2 } else { 1 }) {
+                let hits = search(index, rows, query, k, everything(index.kind(), n));
+                exact.check(rows, query, k, &hits, what);
+            }
+        }
+    });
 }
 
 /// Every row is found when it is searched for, all rows are returned when all are asked for, and more than all too.
@@ -65,6 +101,71 @@ fn equal_rows_are_all_found() {
     for metric in METRICS {
         check_whole(&made(200, 8, |_, j| j as f32 - 2.5), metric);
     }
+}
+
+#[test]
+fn equal_rows_past_any_leaf_or_page_are_all_found() {
+    check_some(&made(3000, 4, |_, j| j as f32 + 0.5), Metric::L2, &[0, 2999]);
+}
+
+#[test]
+fn fewer_rows_than_a_block_of_codes_are_found() {
+    for n in [31, 32, 33] {
+        for metric in METRICS {
+            check_whole(&clustered(DType::F32, n, 7, 2), metric);
+        }
+    }
+}
+
+#[test]
+fn dimensions_that_are_a_multiple_of_nothing_are_found() {
+    for dim in [2, 3, 5, 7, 13, 17, 31, 33, 65] {
+        for dtype in [DType::F32, DType::U8] {
+            check_whole(&clustered(dtype, 120, dim, 4), Metric::L2);
+        }
+    }
+}
+
+#[test]
+fn clusters_of_very_different_size_are_found() {
+    // One row, four, forty, and all others, far from each other.
+    let cluster = |i: usize| match i % 1000 {
+        500 if i < 1000 => 0,
+        501 => 1,
+        510..520 => 2,
+        _ => 3,
+    };
+    let Rows::F32(spread) = clustered(DType::F32, 4000, 12, 6) else { unreachable!() };
+    let rows = Rows::F32(Array2::from_shape_fn((4000, 12), |(i, j)| {
+        let far = if j == cluster(i) { 5000.0 } else { 0.0 };
+        far + spread[(8 * (i / 8), j)] + spread[(i, j)] / 64.0
+    }));
+    for metric in METRICS {
+        check_some(&rows, metric, &[500, 501, 3515, 7]);
+    }
+}
+
+#[test]
+fn some_zero_rows_are_found_by_every_metric() {
+    let rows = made(400, 9, |i, j| if i % 7 == 2 { 0.0 } else { ((i * 11 + j * 5) % 23) as f32 - 11.0 });
+    for metric in METRICS {
+        check_whole(&rows, metric);
+    }
+}
+
+#[test]
+fn many_copies_of_one_row_do_not_hide_the_others() {
+    // Every tenth of ten thousand rows is the same one.
+    let Rows::F32(different) = clustered(DType::F32, 10_000, 16, 3) else { unreachable!() };
+    let rows = Rows::F32(Array2::from_shape_fn((10_000, 16), |(i, j)| different[(if i % 10 == 4 { 4 } else { i }, j)]));
+    check_some(&rows, Metric::L2, &[4, 5, 9_999]);
+    with_indexes(&rows, Metric::L2, |index, what| {
+        let hits = search(index, &rows, 4, 1000, everything(index.kind(), rows.len()));
+        let mut copies = hits.ids;
+        copies.sort_unstable();
+        assert!(copies.iter().copied().eq((0..1000).map(|i| 10 * i + 4)), "{what}");
+        assert_eq!(hits.distances, vec![0.0; 1000], "{what}");
+    });
 }
 
 #[test]
@@ -147,12 +248,17 @@ fn every_row_can_be_reached_however_few_edges_there_are() {
     for rows in [&copies, &apart] {
         for metric in METRICS {
             for (max_degree, build_list) in [(2, 1), (3, 8), (64, 100)] {
-                let params = IndexParams::Vamana(vamana(max_degree, build_list, 2));
-                let index = build_index(rows, metric, params).open(Residency::Memory);
-                let hits = search(&index, rows, 0, 600, graph(600));
-                let mut found = hits.ids;
-                found.sort_unstable();
-                assert!(found.iter().copied().eq(0..600), "{metric}, R {max_degree}: {} rows", found.len());
+                for (name, of) in GRAPHS {
+                    let params = of(vamana(max_degree, build_list, 2));
+                    if IndexParams::Vamana(params.clone()).validate(rows.dim()).is_err() {
+                        continue; // A layout may ask for more edges.
+                    }
+                    let index = build_index(rows, metric, IndexParams::Vamana(params)).open(Residency::Memory);
+                    let hits = search(&index, rows, 0, 600, graph(600));
+                    let mut found = hits.ids;
+                    found.sort_unstable();
+                    assert!(found.iter().copied().eq(0..600), "{name} {metric}, R {max_degree}: {} rows", found.len());
+                }
             }
         }
     }

@@ -256,6 +256,7 @@ mod tests {
             index: "vamana".into(),
             path: "v.kiln".into(),
             params: [("max_degree".to_string(), json!(32))].into(),
+            dtype: "u8".into(),
             device: "cpu".into(),
             threads: 2,
             stage_seconds: vec![("read".into(), 0.5), ("graph".into(), 2.0)],

@@ -122,6 +122,9 @@ pub struct BuildRecord {
     pub path: String,
     /// Build parameters by name.
     pub params: BTreeMap<String, serde_json::Value>,
+    /// Element type of the stored vectors, which may be smaller than the data set's; empty in older records.
+    #[serde(default)]
+    pub dtype: String,
     /// What computed it, in words.
     pub device: String,
     /// Threads used.
@@ -148,6 +151,7 @@ impl BuildRecord {
             index: searcher.kind().name().to_string(),
             path: searcher.path().display().to_string(),
             params: searcher.meta().params.by_name(),
+            dtype: searcher.dtype().name().to_string(),
             device: "unknown".to_string(),
             threads: 0,
             stage_seconds: Vec::new(),

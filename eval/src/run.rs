@@ -173,6 +173,7 @@ impl Candidate {
                 dataset_fingerprint: dataset.fingerprint.clone(),
                 metric: subject.metric,
                 params: self.params.clone(),
+                keep_dtype: false,
                 out: &self.path,
             };
             (Some(kiln_builder::build(backend, &request, progress)?), true)

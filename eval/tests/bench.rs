@@ -195,6 +195,7 @@ fn a_file_is_measured_from_the_drive_and_truth_is_computed_where_there_is_none()
         dataset_fingerprint: dataset.fingerprint.clone(),
         metric: Metric::L2,
         params: IndexParams::defaults(IndexKind::Vamana, 600, 8),
+        keep_dtype: false,
         out: &index,
     };
     kiln_builder::build(&CpuBackend::new(), &request, &NoProgress).expect("built");

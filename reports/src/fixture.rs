@@ -157,6 +157,7 @@ fn build(i: usize) -> BuildRecord {
         index: if graph { "vamana" } else { "ivf-pq" }.into(),
         path: format!("kiln-runs/indexes/{i}.kiln"),
         params: params.into_iter().map(|(k, v)| (k.to_string(), v)).collect(),
+        dtype: "u8".into(),
         device: "cpu avx512-vnni".into(),
         threads: 2,
         stage_seconds: stages.iter().map(|(name, s)| (name.to_string(), s * stretch)).collect(),

@@ -127,11 +127,12 @@ pub fn failures(model: &Model) -> Table {
 
 /// The indexes with all their parameters.
 pub fn indexes(model: &Model) -> Table {
-    let mut table = Table::new(&["Index", "Parameters", "Device", "Threads", "File"]);
+    let mut table = Table::new(&["Index", "Parameters", "Stored as", "Device", "Threads", "File"]);
     for (build, name) in model.data.builds.iter().zip(&model.build_names) {
         table.row([
             name.clone(),
             format::params(&build.params),
+            if build.dtype.is_empty() { "–".into() } else { build.dtype.clone() },
             build.device.clone(),
             build.threads.to_string(),
             build.path.clone(),

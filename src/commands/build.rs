@@ -37,6 +37,9 @@ pub struct Args {
     metric: Option<MetricArg>,
     #[command(flatten)]
     params: ParamArgs,
+    /// Store f32 rows as f32 even where u8, i8 or f16 holds every value exactly
+    #[arg(long)]
+    keep_dtype: bool,
     /// Threads to use [default: all]
     #[arg(long, value_name = "T")]
     threads: Option<usize>,
@@ -237,6 +240,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         dataset_fingerprint: dataset.fingerprint.clone(),
         metric,
         params,
+        keep_dtype: args.keep_dtype,
         out: &args.out,
     };
     let progress = TerminalProgress::new();

@@ -97,6 +97,8 @@ pub fn request<'a>(source: &'a MemorySource, metric: Metric, params: IndexParams
         dataset_fingerprint: "0123".to_string(),
         metric,
         params,
+        // Each test means the type of the rows that it made.
+        keep_dtype: true,
         out,
     }
 }

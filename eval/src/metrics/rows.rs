@@ -88,7 +88,7 @@ pub struct BuildRow<'a> {
     pub dim: usize,
     /// `l2`, `ip` or `cosine`.
     pub metric: &'a str,
-    /// Type of a coordinate.
+    /// Type of a stored coordinate, which may be smaller than the data set's.
     pub dtype: &'a str,
     /// What computed it.
     pub device: &'a str,
@@ -128,7 +128,7 @@ pub fn build_row<'a>(build: &'a BuildRecord, dataset: &'a DatasetRecord) -> Buil
         n: dataset.rows,
         dim: dataset.dim,
         metric: &dataset.metric,
-        dtype: &dataset.dtype,
+        dtype: if build.dtype.is_empty() { &dataset.dtype } else { &build.dtype },
         device: &build.device,
         threads: build.threads,
         seconds: StageSeconds { stages: &build.stage_seconds, total: build.total_seconds },

@@ -11,7 +11,7 @@ fn with_demo(kind: IndexKind, check: impl FnOnce(&Searcher, &Dataset, &Rows)) {
     let queries = read_all(dataset.queries.as_deref().expect("queries"), |_| ()).expect("read");
     let params = match IndexParams::defaults(kind, 10_000, 128) {
         IndexParams::Vamana(params) => {
-            IndexParams::Vamana(kiln_builder::VamanaParams { max_degree: 24, build_list: 32, m: 16, ..params })
+            IndexParams::Vamana(kiln_builder::VamanaParams { max_degree: 32, build_list: 32, m: 16, ..params })
         }
         IndexParams::IvfPq(params) => IndexParams::IvfPq(kiln_builder::IvfPqParams { nlist: 64, m: 32, ..params }),
     };
@@ -23,6 +23,7 @@ fn with_demo(kind: IndexKind, check: impl FnOnce(&Searcher, &Dataset, &Rows)) {
         dataset_fingerprint: dataset.fingerprint.clone(),
         metric: Metric::L2,
         params,
+        keep_dtype: false,
         out: &out,
     };
     build(&CpuBackend::new(), &request, &NoProgress).expect("built");
