@@ -35,7 +35,8 @@ pub(crate) enum Section {
     Codec = 2,
     /// Vamana: one code a node, kept in memory.
     Codes = 3,
-    // 4 is reserved for the navigation graph.
+    /// IVF: a small graph over the centroids, where there are many.
+    Nav = 4,
     /// Vamana: vector, degree, neighbours of each node.
     Nodes = 5,
     /// IVF: directory and page-aligned lists of codes.
@@ -50,10 +51,11 @@ pub(crate) enum Section {
 }
 
 impl Section {
-    const ALL: [Section; 8] = [
+    const ALL: [Section; 9] = [
         Section::Meta,
         Section::Codec,
         Section::Codes,
+        Section::Nav,
         Section::Nodes,
         Section::Lists,
         Section::Vectors,
@@ -70,6 +72,7 @@ impl Section {
             Section::Meta => "meta",
             Section::Codec => "codec",
             Section::Codes => "codes",
+            Section::Nav => "nav",
             Section::Nodes => "nodes",
             Section::Lists => "lists",
             Section::Vectors => "vectors",

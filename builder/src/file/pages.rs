@@ -68,6 +68,11 @@ impl DirectFile {
         Ok(Self { file, path: path.to_path_buf(), sums })
     }
 
+    /// An error that names the file.
+    pub(crate) fn damaged(&self, problem: String) -> BuilderError {
+        BuilderError::damaged(&self.path, problem)
+    }
+
     /// Bytes of the page sums, which stay in memory.
     pub(crate) fn sums_bytes(&self) -> u64 {
         4 * self.sums.len() as u64

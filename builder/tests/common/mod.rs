@@ -54,7 +54,7 @@ pub fn vamana(max_degree: usize, build_list: usize, m: usize) -> VamanaParams {
 
 /// A few lists, quick to build.
 pub fn ivf_pq(nlist: usize, m: usize) -> IvfPqParams {
-    IvfPqParams { nlist, codec: CodecKind::Pq, m, bits: CodeBits::Eight, opq: false, seed: 42 }
+    IvfPqParams { nlist, codec: CodecKind::Pq, m, bits: CodeBits::Eight, soar: false, opq: false, seed: 42 }
 }
 
 /// An index file in a folder that goes with it.
