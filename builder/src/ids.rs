@@ -31,6 +31,11 @@ impl Ids {
         u64::from(self.0[position as usize])
     }
 
+    /// Rows of the index.
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         4 * self.0.len() as u64
     }

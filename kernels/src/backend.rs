@@ -82,6 +82,23 @@ impl<T: Copy> Lists<T> {
     }
 }
 
+impl Lists<u32> {
+    /// The numbers 0 to n - 1 grouped by `keys` (n), each below `groups`; ascending within a group.
+    pub fn grouped(keys: &[u32], groups: usize) -> Self {
+        let mut offsets = vec![0usize; groups + 1];
+        keys.iter().for_each(|&key| offsets[key as usize + 1] += 1);
+        for group in 0..groups {
+            offsets[group + 1] += offsets[group];
+        }
+        let (mut next, mut items) = (offsets.clone(), vec![0u32; keys.len()]);
+        for (&key, item) in keys.iter().zip(0..) {
+            items[next[key as usize]] = item;
+            next[key as usize] += 1;
+        }
+        Self { offsets, items }
+    }
+}
+
 impl<T: Copy> FromIterator<Vec<T>> for Lists<T> {
     fn from_iter<I: IntoIterator<Item = Vec<T>>>(lists: I) -> Self {
         let mut all = Self::default();

@@ -159,7 +159,7 @@ fn refuse_foreign(args: &Args, kinds: &[IndexKind]) -> Result<(), UsageError> {
         (IndexKind::IvfPq, "--nprobe", !args.nprobe.is_empty()),
         (IndexKind::IvfPq, "--rerank", args.rerank.is_some()),
         (IndexKind::Vamana, "--max-degree, --build-list, --alpha or --method", args.params.any_of(IndexKind::Vamana)),
-        (IndexKind::IvfPq, "--nlist or --codec", args.params.any_of(IndexKind::IvfPq)),
+        (IndexKind::IvfPq, "--nlist, --codec or --soar", args.params.any_of(IndexKind::IvfPq)),
     ];
     match given.iter().find(|(kind, _, given)| *given && !kinds.contains(kind)) {
         Some((kind, flag, _)) => {

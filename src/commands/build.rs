@@ -104,6 +104,9 @@ pub struct ParamArgs {
     /// rabitq8 (bits a coordinate), sq8 [default: pq4, with --bits pq]
     #[arg(long, value_name = "CODES", help_heading = "IVF-PQ")]
     codec: Option<CodecKind>,
+    /// IVF-PQ: code every row in a second list too (SOAR): fewer lists for equal recall, twice the codes
+    #[arg(long, help_heading = "IVF-PQ")]
+    soar: bool,
     /// Sub-spaces of the codes [default: dim / 4, for pq4 dim / 2]
     #[arg(long, value_name = "M", help_heading = "Codes")]
     m: Option<usize>,
@@ -135,14 +138,14 @@ impl ParamArgs {
                 let graph = self.method.is_some() || self.max_degree.is_some() || self.build_list.is_some();
                 graph || self.alpha.is_some() || self.layout.is_some() || self.edge_bits.is_some()
             }
-            IndexKind::IvfPq => self.nlist.is_some() || self.codec.is_some(),
+            IndexKind::IvfPq => self.nlist.is_some() || self.codec.is_some() || self.soar,
         }
     }
 
     /// Only what applies to indexes of one kind, where a command builds several.
     pub fn of_kind(&self, kind: IndexKind) -> Self {
         match kind {
-            IndexKind::Vamana => Self { nlist: None, codec: None, ..self.clone() },
+            IndexKind::Vamana => Self { nlist: None, codec: None, soar: false, ..self.clone() },
             IndexKind::IvfPq => Self {
                 method: None,
                 max_degree: None,
@@ -160,7 +163,9 @@ impl ParamArgs {
     pub fn resolve(&self, kind: IndexKind, source: &dyn RowSource) -> Result<IndexParams, UsageError> {
         let mut params = IndexParams::defaults(kind, source.len(), source.dim());
         let foreign: &[(&str, bool)] = match kind {
-            IndexKind::Vamana => &[("--nlist", self.nlist.is_some()), ("--codec", self.codec.is_some())],
+            IndexKind::Vamana => {
+                &[("--nlist", self.nlist.is_some()), ("--codec", self.codec.is_some()), ("--soar", self.soar)]
+            }
             IndexKind::IvfPq => &[
                 ("--method", self.method.is_some()),
                 ("--max-degree", self.max_degree.is_some()),
@@ -209,6 +214,7 @@ impl ParamArgs {
                         return Err(UsageError(format!("--bits does not apply to {codec} codes: remove it")));
                     }
                 };
+                p.soar = self.soar;
                 p.m = self.m.unwrap_or(IvfPqParams::default_m(p.codec, source.dim()));
                 (p.opq, p.seed) = (self.opq, self.seed.unwrap_or(p.seed));
             }

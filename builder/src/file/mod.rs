@@ -36,7 +36,8 @@ pub(crate) enum Section {
     Codec = 2,
     /// Vamana: one code a node, kept in memory.
     Codes = 3,
-    /// Vamana, `inline`: sampled rows among which a search finds its entry.
+    /// Vamana, `inline`: sampled rows among which a search finds its entry. IVF: a small graph over the centroids, where
+    /// there are many.
     Nav = 4,
     /// Vamana: vector, degree, neighbours of each node.
     Nodes = 5,

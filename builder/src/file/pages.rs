@@ -68,9 +68,9 @@ impl DirectFile {
         Ok(Self { file, path: path.to_path_buf(), sums })
     }
 
-    /// The file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// An error that names the file.
+    pub(crate) fn damaged(&self, problem: String) -> BuilderError {
+        BuilderError::damaged(&self.path, problem)
     }
 
     /// Bytes of the page sums, which stay in memory.

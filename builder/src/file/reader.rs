@@ -54,6 +54,11 @@ impl IndexFile {
         found.ok_or_else(|| BuilderError::damaged(&self.path, format!("section {} is missing", section.name())))
     }
 
+    /// Whether the file has a section.
+    pub(crate) fn has(&self, section: Section) -> bool {
+        self.header.sections.iter().any(|e| e.section == section)
+    }
+
     /// Reads a whole section and holds it against its checksum.
     pub(crate) fn section(&self, section: Section) -> Result<AlignedBytes, BuilderError> {
         let entry = self.entry(section)?;

@@ -6,11 +6,13 @@ use kiln_kernels::codec::{Codec, CodecKind, ListRows, Pq4, Rabitq, Sq8Lists};
 use kiln_kernels::distance::Kernels;
 use kiln_kernels::kmeans::{self, BalancedParams};
 use kiln_kernels::pq::CodeBits;
-use kiln_kernels::{Backend, Metric, Progress, Rows, dispatch_rows};
+use kiln_kernels::{Backend, Lists, Metric, Progress, Rows, dispatch_rows};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::layout::{ListEntry, encode_codec, encode_directory, lay_out};
+use super::nav::{NAVIGATED_LISTS, Navigation};
+use super::spill::second_lists;
 use crate::error::BuilderError;
 use crate::file::Section;
 use crate::file::writer::{IndexWriter, SectionSink};
@@ -62,21 +64,32 @@ pub(crate) fn build_and_write<B: Backend>(
     drop(residuals);
 
     watch.stage("encode", 0);
-    let codes = match codec.product() {
-        Some(pq) => backend.pq_encode(&resident, Some((centroids.view(), &assigned.assignments)), pq)?,
-        None => Array2::zeros((rows.len(), 0)),
+    let codes = |lists: &[u32]| match codec.product() {
+        Some(pq) => backend.pq_encode(&resident, Some((centroids.view(), lists)), pq),
+        None => Ok(Array2::zeros((rows.len(), 0))),
+    };
+    let own = Members::new(&assigned.assignments, centroids.nrows(), codes(&assigned.assignments)?);
+    let spilled = match params.soar && centroids.nrows() > 1 {
+        true => {
+            let second = second_lists(backend, rows, metric, &centroids, &assigned.assignments)?;
+            Members::new(&second, centroids.nrows(), codes(&second)?)
+        }
+        false => Members::none(centroids.nrows()),
     };
     drop(resident);
-    let lists = lay_out(&assigned.counts, |count| codec.list_bytes(count));
-    let order = grouped(&assigned.assignments, &assigned.counts);
+    let lists = lay_out(&own.counts(), &spilled.counts(), &codec);
 
     watch.stage("write", rows.len() as u64);
     writer.section(Section::Codec, |sink| sink.write(&encode_codec(&codec, &centroids)))?;
-    let encoder = Encoder { rows, metric, codec: &codec, centroids: &centroids, codes: &codes, order: &order };
+    if centroids.nrows() >= NAVIGATED_LISTS {
+        let graph = Navigation::build(&centroids, metric, params.seed);
+        writer.section(Section::Nav, |sink| sink.write(&graph.to_bytes()))?;
+    }
+    let encoder = Encoder::new(rows, metric, &codec, &centroids, &own, &spilled);
     writer.section(Section::Lists, |sink| encoder.write(&lists, sink))?;
     let record = VectorRecord { dtype: rows.dtype(), dim: rows.dim(), metric };
-    dispatch_rows!(rows.view(), v => write_vectors(v, record, &order, writer, progress))?;
-    Ids::write(&order, writer)?;
+    dispatch_rows!(rows.view(), v => write_vectors(v, record, &own.rows.items, writer, progress))?;
+    Ids::write(&own.rows.items, writer)?;
     Ok(centroids.nrows())
 }
 
@@ -114,19 +127,56 @@ fn residuals(
     residuals
 }
 
+/// The rows of every list, with their product codes.
+struct Members {
+    /// Rows by list, ascending within each.
+    rows: Lists<u32>,
+    /// Product codes of all rows, where the codec has them, by row.
+    codes: Array2<u8>,
+}
+
+impl Members {
+    fn new(assignments: &[u32], nlist: usize, codes: Array2<u8>) -> Self {
+        Self { rows: Lists::grouped(assignments, nlist), codes }
+    }
+
+    fn none(nlist: usize) -> Self {
+        Self::new(&[], nlist, Array2::zeros((0, 0)))
+    }
+
+    fn counts(&self) -> Vec<u64> {
+        self.rows.iter().map(|list| list.len() as u64).collect()
+    }
+}
+
 /// Everything that lists are encoded from.
 struct Encoder<'a> {
     rows: &'a Rows,
     metric: Metric,
     codec: &'a Codec,
     centroids: &'a Array2<f32>,
-    /// Product codes of all rows, where the codec has them.
-    codes: &'a Array2<u8>,
-    /// Rows by position.
-    order: &'a [u32],
+    own: &'a Members,
+    spilled: &'a Members,
+    /// Position of each row, where some are spilled.
+    positions: Vec<u32>,
 }
 
-impl Encoder<'_> {
+impl<'a> Encoder<'a> {
+    fn new(
+        rows: &'a Rows,
+        metric: Metric,
+        codec: &'a Codec,
+        centroids: &'a Array2<f32>,
+        own: &'a Members,
+        spilled: &'a Members,
+    ) -> Self {
+        let mut positions = vec![0; if spilled.rows.items.is_empty() { 0 } else { rows.len() }];
+        if !positions.is_empty() {
+            own.rows.items.iter().zip(0..).for_each(|(&row, position)| positions[row as usize] = position);
+        }
+        Self { rows, metric, codec, centroids, own, spilled, positions }
+    }
+
     /// Writes the directory and the lists, a few of them in memory at a time.
     fn write(&self, lists: &[ListEntry], sink: &mut SectionSink<'_>) -> Result<(), BuilderError> {
         sink.write(&encode_directory(lists))?;
@@ -143,35 +193,20 @@ impl Encoder<'_> {
     }
 
     fn encode(&self, number: usize, list: &ListEntry) -> Vec<u8> {
-        let members = &self.order[list.first as usize..(list.first + list.count) as usize];
-        let chosen: Vec<usize> = members.iter().map(|&row| row as usize).collect();
+        let (own, spilled) = (self.own.rows.get(number), self.spilled.rows.get(number));
+        let chosen: Vec<usize> = own.iter().chain(spilled).map(|&row| row as usize).collect();
         let residuals = residuals(self.rows, &chosen, self.metric, self.centroids, |_| number as u32);
-        let codes: Vec<u8> = chosen.iter().flat_map(|&row| self.codes.row(row)).copied().collect();
+        let of_own = own.iter().map(|&row| self.own.codes.row(row as usize));
+        let of_spilled = spilled.iter().map(|&row| self.spilled.codes.row(row as usize));
+        let codes: Vec<u8> = of_own.chain(of_spilled).flatten().copied().collect();
         let centroid = self.centroids.row(number).to_vec();
         let mut bytes = Vec::new();
         let rows = ListRows { centroid: &centroid, residuals: residuals.view(), codes: &codes };
         self.codec.encode_list(rows, self.metric, &mut bytes);
-        debug_assert_eq!(bytes.len() as u64, self.codec.list_bytes(list.count));
+        bytes.extend(spilled.iter().flat_map(|&row| self.positions[row as usize].to_le_bytes()));
+        debug_assert_eq!(bytes.len() as u64, list.bytes(self.codec));
         bytes
     }
-}
-
-/// Rows grouped by list, ascending within each.
-fn grouped(assignments: &[u32], counts: &[u64]) -> Vec<u32> {
-    let mut next: Vec<u64> = counts
-        .iter()
-        .scan(0, |sum, &count| {
-            *sum += count;
-            Some(*sum - count)
-        })
-        .collect();
-    let mut order = vec![0u32; assignments.len()];
-    for (row, &list) in assignments.iter().enumerate() {
-        let slot = &mut next[list as usize];
-        order[*slot as usize] = row as u32;
-        *slot += 1;
-    }
-    order
 }
 
 fn write_vectors<T: Kernels>(

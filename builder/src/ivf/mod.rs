@@ -3,4 +3,6 @@
 pub(crate) mod build;
 mod coarse;
 pub(crate) mod layout;
+mod nav;
 pub(crate) mod search;
+mod spill;

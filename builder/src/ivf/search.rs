@@ -11,6 +11,7 @@ use kiln_kernels::{Metric, RowsView, Scored, TopK};
 
 use super::coarse::{Coarse, CoarseScratch};
 use super::layout::{ListEntry, decode_codec, decode_directory};
+use super::nav::Navigation;
 use crate::error::BuilderError;
 use crate::file::pages::{AlignedBytes, DirectFile, PageCache};
 use crate::file::reader::IndexFile;
@@ -37,6 +38,9 @@ pub(crate) struct IvfIndex {
     codec: Codec,
     coarse: Coarse,
     lists: Vec<ListEntry>,
+    /// Lists that a row may be coded in. A row in two of them has two upper bounds: of twice as many, at least k are of
+    /// different rows.
+    copies: usize,
     ids: Ids,
     data: Data,
 }
@@ -88,7 +92,12 @@ impl IvfIndex {
         let codec = file.section(Section::Codec)?;
         let (codec, centroids) =
             decode_codec(codec.as_slice(), params.codec, params.nlist, meta.dim).map_err(damaged)?;
-        let coarse = Coarse::new(centroids, meta.metric);
+        let graph = match file.has(Section::Nav) {
+            true => Some(file.section(Section::Nav)?),
+            false => None,
+        };
+        let graph = graph.map(|bytes| Navigation::from_bytes(bytes.as_slice(), params.nlist)).transpose();
+        let coarse = Coarse::new(centroids, meta.metric, graph.map_err(damaged)?);
         let (lists_entry, vectors_entry) = (file.entry(Section::Lists)?, file.entry(Section::Vectors)?);
         if vectors_entry.length != meta.n * record.bytes() as u64 {
             return Err(damaged(format!(
@@ -100,13 +109,16 @@ impl IvfIndex {
         if lists_entry.length < directory_length as u64 {
             return Err(damaged("section lists is shorter than its directory".into()));
         }
-        let decode = |bytes: &[u8]| {
-            decode_directory(bytes, meta.n, |count| codec.list_bytes(count), lists_entry.length).map_err(damaged)
-        };
+        let decode = |bytes: &[u8]| decode_directory(bytes, meta.n, &codec, lists_entry.length).map_err(damaged);
         let (lists, data) = match residency {
             Residency::Memory => {
                 let lists = file.section(Section::Lists)?;
                 let directory = decode(&lists.as_slice()[..directory_length])?;
+                let named = directory.iter().flat_map(|list| {
+                    let end = (list.offset + list.bytes(&codec)) as usize;
+                    lists.as_slice()[end - 4 * list.spilled as usize..end].as_chunks::<4>().0
+                });
+                check_positions(named, meta.n).map_err(damaged)?;
                 (directory, Data::Memory { lists, vectors: file.section(Section::Vectors)? })
             }
             Residency::Ssd => {
@@ -118,7 +130,8 @@ impl IvfIndex {
             }
         };
         let ids = Ids::read(&file, meta.n)?;
-        Ok(Self { record, codec, coarse, lists, ids, data })
+        let copies = if lists.iter().any(|list| list.spilled > 0) { 2 } else { 1 };
+        Ok(Self { record, codec, coarse, lists, copies, ids, data })
     }
 
     /// Bytes held in memory.
@@ -184,12 +197,10 @@ impl IvfIndex {
             each.clone().map(|q| RecordScorer::new(self.record, &queries.slice(q..q + 1))).collect::<Result<_, _>>()?;
         let mut stats = vec![QueryStats::default(); queries.len()];
         scratch.cache.clear();
-        let keep = wanted.rerank.max(wanted.k);
         self.plan(queries, wanted, scratch, &mut stats);
         self.scan(scratch, &mut stats)?;
         for (q, scorer) in each.zip(&scorers) {
-            let nearest =
-                self.rerank(scorer, wanted.k, keep, &mut scratch.shortlists[q], &mut scratch.cache, &mut stats[q])?;
+            let nearest = self.rerank(scorer, wanted, &mut scratch.shortlists[q], &mut scratch.cache, &mut stats[q])?;
             stats[q].pages = scratch.cache.pages_read();
             stats[q].bytes = stats[q].pages * PAGE as u64;
             hits.push(Hits {
@@ -201,31 +212,44 @@ impl IvfIndex {
         Ok(())
     }
 
-    /// The `k` nearest of a shortlist of `keep` by exact distances.
+    /// Whether rows are passed over by their codes' bounds, which hold for most rows but not for all. Who asks for every
+    /// row to be re-ranked gets every row.
+    fn trusts_bounds(&self, wanted: ListSearch) -> bool {
+        self.codec.gives_bounds() && (wanted.rerank as u64) < self.ids.len()
+    }
+
+    /// The k nearest of a shortlist by exact distances.
     ///
-    /// Codes that give lower bounds are read from the least up, and no further than the k-th distance: no row beyond it
-    /// can enter but for the few whose bound fails. Where the shortlist holds all that was scanned, all are read.
+    /// Where bounds are trusted, rows are read from the least bound up, and no further than the k-th distance: what lies
+    /// beyond it cannot enter.
     fn rerank(
         &self,
         scorer: &RecordScorer,
-        k: usize,
-        keep: usize,
+        wanted: ListSearch,
         shortlist: &mut Shortlist,
         cache: &mut PageCache,
         stats: &mut QueryStats,
     ) -> Result<Vec<Scored>, BuilderError> {
-        let bounded = self.codec.gives_bounds() && stats.distances - self.lists.len() as u64 > keep as u64;
+        let bounded = self.trusts_bounds(wanted);
+        let keep = wanted.rerank.max(wanted.k);
         let mut candidates: Vec<(f32, u32)> = Vec::new();
-        if bounded {
-            candidates.extend(shortlist.sorted());
-        } else {
-            candidates.extend(shortlist.selected());
-            // Reads go forward.
+        candidates.extend(shortlist.selected());
+        // Reads go forward.
+        candidates.sort_unstable_by(|a, b| a.1.cmp(&b.1).then(a.0.total_cmp(&b.0)));
+        // A row that is coded in two of the lists stands here once.
+        candidates.dedup_by_key(|&mut (_, position)| position);
+        let least_first = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        if candidates.len() > keep {
+            candidates.select_nth_unstable_by(keep, least_first);
+            candidates.truncate(keep);
             candidates.sort_unstable_by_key(|&(_, position)| position);
+        }
+        if bounded {
+            candidates.sort_unstable_by(least_first);
         }
         // Codes know squared distances of unit vectors, twice 1 - cos.
         let unit = if self.record.metric == Metric::Cosine { 0.5 } else { 1.0 };
-        let mut nearest = TopK::new(k);
+        let mut nearest = TopK::new(wanted.k);
         for (i, &(estimate, position)) in candidates.iter().enumerate() {
             if bounded && unit * estimate > nearest.bound() {
                 break;
@@ -249,9 +273,10 @@ impl IvfIndex {
         scratch.codec.resize_with(scratch.codec.len().max(queries.len()), CodecQuery::default);
         scratch.shortlists.resize_with(scratch.shortlists.len().max(queries.len()), Shortlist::default);
         scratch.visits.clear();
+        let uppers = if self.trusts_bounds(wanted) { self.copies * wanted.k } else { 0 };
         for (q, (query, probes)) in queries.iter().zip(&probes).enumerate() {
             self.codec.prepare(query, self.record.metric, &mut scratch.codec[q]);
-            scratch.shortlists[q].reset(wanted.rerank.max(wanted.k), wanted.k);
+            scratch.shortlists[q].reset(self.copies * wanted.rerank.max(wanted.k), uppers);
             scratch.visits.extend(probes.iter().enumerate().map(|(rank, probe)| Planned {
                 round: rank.min(NEAREST_FIRST) as u32,
                 list: probe.id,
@@ -279,18 +304,23 @@ impl IvfIndex {
         for group in visits.chunk_by(alike) {
             let list = self.lists[group[0].list as usize];
             let bytes = self.list(list, cache)?;
+            let (codes, spilled) = bytes.split_at(bytes.len() - 4 * list.spilled as usize);
+            let (rows, spilled) = (list.rows() as usize, spilled.as_chunks::<4>().0);
+            if let Data::Drive { file, .. } = &self.data {
+                check_positions(spilled, self.ids.len()).map_err(|problem| file.damaged(problem))?;
+            }
             let visit = |planned: &Planned| Visit {
                 query: &codec[planned.query as usize],
                 base: f32::from_bits(planned.base),
                 shortlist: std::mem::take(&mut shortlists[planned.query as usize]),
             };
             let mut visiting: Vec<Visit<'_>> = group.iter().map(visit).collect();
-            let scanned = List { bytes, rows: list.count as usize, first: list.first as u32 };
+            let scanned = List { bytes: codes, rows, first: list.first as u32, spilled };
             self.codec.scan(&mut visiting, scanned, self.record.metric, scan);
             for (planned, visit) in group.iter().zip(visiting) {
                 let q = planned.query as usize;
                 shortlists[q] = visit.shortlist;
-                stats[q].distances += list.count;
+                stats[q].distances += list.rows();
                 stats[q].hops += 1;
             }
         }
@@ -298,7 +328,7 @@ impl IvfIndex {
     }
 
     fn list<'a>(&'a self, list: ListEntry, cache: &'a mut PageCache) -> Result<&'a [u8], BuilderError> {
-        let length = self.codec.list_bytes(list.count) as usize;
+        let length = list.bytes(&self.codec) as usize;
         match &self.data {
             Data::Memory { lists, .. } => Ok(&lists.as_slice()[list.offset as usize..][..length]),
             Data::Drive { file, lists_offset, .. } => cache.bytes(file, lists_offset + list.offset, length),
@@ -313,5 +343,13 @@ impl IvfIndex {
             Data::Memory { vectors, .. } => Ok(&vectors.as_slice()[start..start + width]),
             Data::Drive { file, vectors_offset, .. } => cache.bytes(file, vectors_offset + start as u64, width),
         }
+    }
+}
+
+/// Spilled rows must have a place in the file.
+fn check_positions<'a>(spilled: impl IntoIterator<Item = &'a [u8; 4]>, n: u64) -> Result<(), String> {
+    match spilled.into_iter().map(|b| u32::from_le_bytes(*b)).find(|&position| u64::from(position) >= n) {
+        Some(position) => Err(format!("a list names position {position} of {n}")),
+        None => Ok(()),
     }
 }

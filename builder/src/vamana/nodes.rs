@@ -145,7 +145,7 @@ impl NodeSource for CachedNodes<'_> {
         let n = self.nodes.n;
         match neighbors.find(|&neighbor| neighbor >= n) {
             None => Ok(()),
-            Some(wrong) => Err(BuilderError::damaged(self.nodes.file.path(), wrong_neighbor(position, wrong, n))),
+            Some(wrong) => Err(self.nodes.file.damaged(wrong_neighbor(position, wrong, n))),
         }
     }
 }

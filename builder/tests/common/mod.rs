@@ -69,7 +69,7 @@ pub fn inline(max_degree: usize, build_list: usize, edge_bits: u8) -> VamanaPara
 
 /// A few lists, quick to build.
 pub fn ivf_pq(nlist: usize, m: usize) -> IvfPqParams {
-    IvfPqParams { nlist, codec: CodecKind::Pq, m, bits: CodeBits::Eight, opq: false, seed: 42 }
+    IvfPqParams { nlist, codec: CodecKind::Pq, m, bits: CodeBits::Eight, soar: false, opq: false, seed: 42 }
 }
 
 /// An index file in a folder that goes with it.

@@ -66,8 +66,21 @@ pub struct List<'a> {
     pub bytes: &'a [u8],
     /// Rows in it.
     pub rows: usize,
-    /// Position of the first row; the others follow.
+    /// Position of the first row; its own others follow.
     pub first: u32,
+    /// Positions of the last rows, which have their own place elsewhere; often none.
+    pub spilled: &'a [[u8; 4]],
+}
+
+impl List<'_> {
+    /// Position of a row.
+    #[inline(always)]
+    fn position(&self, row: usize) -> u32 {
+        match row.checked_sub(self.rows - self.spilled.len()) {
+            None => self.first + row as u32,
+            Some(spilled) => u32::from_le_bytes(self.spilled[spilled]),
+        }
+    }
 }
 
 /// A query that visits a list.
@@ -102,8 +115,8 @@ impl Visit<'_> {
             let start = start + number * BLOCK;
             let mut mask = mask & present(list.rows - start);
             while mask != 0 {
-                let row = mask.trailing_zeros();
-                self.shortlist.push(scores[row as usize], list.first + start as u32 + row);
+                let row = mask.trailing_zeros() as usize;
+                self.shortlist.push(scores[row], list.position(start + row));
                 mask &= mask - 1;
             }
         }
@@ -223,7 +236,8 @@ fn encode_rows(pq: &ProductQuantizer, list: ListRows<'_>, metric: Metric, out: &
 fn scan_rows(pq: &ProductQuantizer, visit: &mut Visit<'_>, list: List<'_>) {
     let (biases, codes) = list.bytes.split_at(4 * list.rows);
     let codes = codes.chunks_exact(pq.code_bytes());
-    for ((bias, code), position) in biases.as_chunks::<4>().0.iter().zip(codes).zip(list.first..) {
-        visit.shortlist.push(visit.base + f32::from_le_bytes(*bias) + pq.score(&visit.query.pq, code), position);
+    for (row, (bias, code)) in biases.as_chunks::<4>().0.iter().zip(codes).enumerate() {
+        let estimate = visit.base + f32::from_le_bytes(*bias) + pq.score(&visit.query.pq, code);
+        visit.shortlist.push(estimate, list.position(row));
     }
 }

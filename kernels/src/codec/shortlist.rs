@@ -28,7 +28,7 @@ impl Default for Shortlist {
 
 impl Shortlist {
     /// Empties the list for a selection of `keep`, at least 1. Where rows come with an upper bound too, nothing beyond
-    /// the `k`-th least of these is kept.
+    /// the `k`-th least of these is kept; k = 0 leaves upper bounds aside.
     pub fn reset(&mut self, keep: usize, k: usize) {
         self.keep = keep.max(1);
         self.uppers = TopK::new(k);

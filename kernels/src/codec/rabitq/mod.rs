@@ -170,7 +170,7 @@ impl Rabitq {
                         while mask != 0 {
                             let row = mask.trailing_zeros() as usize;
                             let by_signs = scores.scores[q][number][row];
-                            let position = list.first + (start + row) as u32;
+                            let position = list.position(start + row);
                             // The bound may have fallen since the block was scored.
                             if by_signs - probe.gap * factor(block, 2, row) <= visit.shortlist.bound() {
                                 let (estimate, off) = self.estimate(&visit.query.rabitq, probe, block, row, by_signs);

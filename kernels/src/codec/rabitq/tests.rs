@@ -52,7 +52,7 @@ fn lower_bounds_hold_and_close_in_with_more_bits() {
                 let mut visits = [Visit { query: &prepared, base: exact(metric, &query, &made.centroid), shortlist }];
                 codec.scan(
                     &mut visits,
-                    List { bytes: &bytes, rows: 500, first: 7 },
+                    List { bytes: &bytes, rows: 500, first: 7, spilled: &[] },
                     metric,
                     &mut ScanScratch::default(),
                 );
