@@ -228,7 +228,7 @@ def parse(arguments):
 def selftest():
     """What needs NumPy runs where it is; returns what was not tested, or None."""
     assert len(engines.catalogue()) > 10, "rows"
-    for test in (session, levels, report):
+    for test in (engines, session, levels, report):
         test.selftest()
     if MISSING is not None:
         return str(MISSING)

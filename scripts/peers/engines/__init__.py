@@ -84,27 +84,35 @@ class Engine:
         """The same of one query, (dim,), for its latency."""
         return self.search(query[None])
 
-    def measure(self, job, setting, with_latency):
-        """Times one setting. Only an engine that is not called from Python has a way of its own."""
-        self.use(setting)
-        self.search(job.queries)
-        seconds, cpu_seconds = [], 0.0
-        while len(seconds) < PASSES or (len(seconds) < MORE_PASSES and sum(seconds) < MORE_SECONDS):
-            cpu_started, started = time.process_time(), time.perf_counter()
-            ids = self.search(job.queries)
-            seconds.append(time.perf_counter() - started)
-            cpu_seconds += time.process_time() - cpu_started
-        latency_us = self.latencies(job.queries[:LATENCY_QUERIES]) if with_latency else None
-        return Measurement(ids, seconds, cpu_seconds / sum(seconds), latency_us)
+    def timed_search(self, queries):
+        """(ids, seconds, processor seconds) of `search`. An engine whose library runs elsewhere has its own clock."""
+        cpu_started, started = time.process_time(), time.perf_counter()
+        ids = self.search(queries)
+        return ids, time.perf_counter() - started, time.process_time() - cpu_started
 
-    def latencies(self, queries):
+    def timed_searches_of_one(self, queries):
+        """Microseconds of each of `queries`, asked one a call."""
         times = []
         for query in queries:
             started = time.perf_counter()
             self.search_one(query)
             times.append(1e6 * (time.perf_counter() - started))
-        times.sort()
-        return {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}
+        return times
+
+    def measure(self, job, setting, with_latency):
+        """Times one setting. Only an engine that repeats by rules of its own has a way of its own."""
+        self.use(setting)
+        self.timed_search(job.queries)
+        seconds, cpu_seconds = [], 0.0
+        while len(seconds) < PASSES or (len(seconds) < MORE_PASSES and sum(seconds) < MORE_SECONDS):
+            ids, wall, cpu = self.timed_search(job.queries)
+            seconds.append(wall)
+            cpu_seconds += cpu
+        latency_us = None
+        if with_latency:
+            times = sorted(self.timed_searches_of_one(job.queries[:LATENCY_QUERIES]))
+            latency_us = {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}
+        return Measurement(ids, seconds, cpu_seconds / sum(seconds), latency_us)
 
 
 def catalogue():
@@ -124,3 +132,30 @@ def size_of(path):
     if os.path.isfile(path):
         return os.path.getsize(path)
     return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
+
+
+def selftest():
+    class Clocked(Engine):
+        passes = 0
+
+        def timed_search(self, queries):
+            self.passes += 1
+            return [self.setting["ef"]] * len(queries), 0.125, 0.0625
+
+        def timed_searches_of_one(self, queries):
+            return [float(query) for query in queries]
+
+    class Plain(Engine):
+        def search(self, queries):
+            return list(queries)
+
+        def search_one(self, query):
+            return query
+
+    job = Job(dataset="", base=None, queries=list(range(200, 0, -1)), metric="euclidean", threads=1, folder="")
+    clocked = Clocked({})
+    told = clocked.measure(job, {"ef": 7}, with_latency=True)
+    assert told.ids == [7] * 200 and told.seconds == [0.125] * 3 and told.cpu_share == 0.5, told
+    assert told.latency_us == {"p50": 101.0, "p99": 199.0} and clocked.passes == 4, (told, clocked.passes)
+    told = Plain({}).measure(job, {}, with_latency=False)
+    assert told.ids == job.queries and len(told.seconds) == MORE_PASSES and told.latency_us is None, told
