@@ -65,3 +65,13 @@ fn peak_rss_bytes() -> u64 {
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
+
+/// Gives memory that was freed back to the system, where the allocator would keep it: what one stage of a build is done
+/// with must not count against the next.
+pub(crate) fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim only releases pages that the allocator holds free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

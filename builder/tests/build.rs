@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use common::*;
-use kiln_builder::{BuilderError, Index, IndexKind, IndexParams, Residency, build, verify};
+use kiln_builder::{BuilderError, GraphMethod, Index, IndexKind, IndexParams, Residency, VamanaParams, build, verify};
 use kiln_datasets::{DatasetError, MemorySource, RowSource};
 use kiln_kernels::pq::CodeBits;
 use kiln_kernels::{CpuBackend, DType, Metric, NoProgress, Rows};
@@ -14,7 +14,7 @@ use kiln_kernels::{CpuBackend, DType, Metric, NoProgress, Rows};
 /// Both kinds, with and without what is optional.
 fn all_params() -> Vec<IndexParams> {
     let (graph, lists) = (vamana(24, 40, 5), ivf_pq(24, 5));
-    let odd_graph = kiln_builder::VamanaParams { bits: CodeBits::Four, opq: true, ..graph.clone() };
+    let odd_graph = VamanaParams { method: GraphMethod::Partition, bits: CodeBits::Four, opq: true, ..graph.clone() };
     let odd_lists = kiln_builder::IvfPqParams { bits: CodeBits::Four, opq: true, ..lists.clone() };
     vec![
         IndexParams::Vamana(graph),
@@ -26,7 +26,7 @@ fn all_params() -> Vec<IndexParams> {
 
 fn with_seed(params: &IndexParams, seed: u64) -> IndexParams {
     match params.clone() {
-        IndexParams::Vamana(p) => IndexParams::Vamana(kiln_builder::VamanaParams { seed, ..p }),
+        IndexParams::Vamana(p) => IndexParams::Vamana(VamanaParams { seed, ..p }),
         IndexParams::IvfPq(p) => IndexParams::IvfPq(kiln_builder::IvfPqParams { seed, ..p }),
     }
 }
@@ -47,6 +47,19 @@ fn the_number_of_threads_does_not_change_a_byte() {
                 assert!(one != bytes(2, 43), "{metric} {dtype} {params:?}: another seed");
             }
         }
+    }
+}
+
+#[test]
+fn leaves_of_leaves_do_not_depend_on_threads_either() {
+    // Enough rows that clusters are split again, and that reservoirs take several shards.
+    let params = VamanaParams { method: GraphMethod::Partition, ..vamana(16, 40, 2) };
+    for (dtype, metric) in [(DType::U8, Metric::L2), (DType::F32, Metric::Cosine)] {
+        let rows = clustered(dtype, 9000, 8, 1);
+        let bytes =
+            |threads| on_threads(threads, || build_index(&rows, metric, IndexParams::Vamana(params.clone())).bytes());
+        let one = bytes(1);
+        assert!([2, 5].into_iter().all(|threads| one == bytes(threads)), "{metric} {dtype}");
     }
 }
 

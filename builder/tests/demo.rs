@@ -91,6 +91,23 @@ fn a_graph_recalls_what_it_should_from_memory_and_drive_alike() {
 }
 
 #[test]
+fn a_graph_by_partition_recalls_what_one_by_insertion_does() {
+    let demo = Demo::open();
+    let IndexParams::Vamana(params) = demo.params(IndexKind::Vamana) else { unreachable!("a graph") };
+    for max_degree in [32, 64] {
+        let recalls = METHODS.map(|method| {
+            let params = VamanaParams { method, max_degree, ..params.clone() };
+            let (_folder, path) = demo.built(IndexParams::Vamana(params));
+            let index = Index::open(&path, Residency::Memory).expect("opens");
+            [10, 20, 40].map(|search_list| demo.recall(&index, graph(search_list)))
+        });
+        let [partition, insert] = recalls;
+        let close = partition.iter().zip(&insert).all(|(p, i)| *p >= i - 0.01);
+        assert!(close, "R {max_degree}: {partition:?} by partition, {insert:?} by insertion");
+    }
+}
+
+#[test]
 fn lists_recall_what_they_should_from_memory_and_drive_alike() {
     let demo = Demo::open();
     let (_folder, path) = demo.built(demo.params(IndexKind::IvfPq));

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use kiln_builder::{GraphMethod, IndexKind, IndexParams, IvfPqParams, Residency, Searcher, VamanaParams};
+use kiln_builder::{GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout, Residency, Searcher, VamanaParams};
 use kiln_kernels::{DType, Metric, Rows};
 use ndarray::Array2;
 
@@ -11,7 +11,11 @@ use ndarray::Array2;
 type Variant<P> = (&'static str, fn(P) -> P);
 
 /// Ways to build and lay out a graph. A new method or layout is one more line.
-const GRAPHS: [Variant<VamanaParams>; 1] = [("insert", |graph| VamanaParams { method: GraphMethod::Insert, ..graph })];
+const GRAPHS: [Variant<VamanaParams>; 3] = [
+    ("partition", |graph| VamanaParams { method: GraphMethod::Partition, ..graph }),
+    ("insert", |graph| VamanaParams { method: GraphMethod::Insert, ..graph }),
+    ("inline", |graph| VamanaParams { layout: Layout::Inline, ..graph }),
+];
 
 /// Ways to build inverted lists. A new codec is one more line.
 const LISTS: [Variant<IvfPqParams>; 1] = [("8 bits", |lists| lists)];
@@ -291,4 +295,47 @@ fn values_at_the_ends_of_a_type_are_kept() {
         check_whole(&as_type(DType::U8, 0.0, 255.0), metric);
         check_whole(&as_type(DType::I8, -128.0, 127.0), metric);
     }
+}
+
+/// Builds by partition and checks a few queries, with a list that holds all rows, against brute force.
+fn check_partition(rows: &Rows, max_degree: usize, what: &str) {
+    let n = rows.len();
+    for metric in [Metric::L2, Metric::Cosine] {
+        let params = VamanaParams { method: GraphMethod::Partition, ..vamana(max_degree, 50, 1) };
+        let index = build_index(rows, metric, IndexParams::Vamana(params)).open(Residency::Memory);
+        let exact = BruteForce::new(rows, metric);
+        for query in [0, n / 2, n - 1] {
+            exact.check(rows, query, n, &search(&index, rows, query, n, graph(n)), what);
+        }
+    }
+}
+
+#[test]
+fn many_copies_of_one_row_among_others_are_all_reached() {
+    // Copies that no leader separates, more than a leaf holds, scattered and in one run.
+    let different = |i: usize, j: usize| ((i * 37 + j * 101) % 251) as f32 - 100.0;
+    let scattered = made(6000, 6, |i, j| if i % 3 == 0 { 5.0 + j as f32 } else { different(i, j) });
+    let in_one_run = made(6000, 6, |i, j| if i < 2500 { 5.0 + j as f32 } else { different(i, j) });
+    for max_degree in [8, 64] {
+        check_partition(&scattered, max_degree, "scattered copies");
+        check_partition(&in_one_run, max_degree, "copies in one run");
+    }
+}
+
+#[test]
+fn more_equal_rows_than_a_leaf_holds_are_all_reached() {
+    check_partition(&made(5000, 3, |_, j| j as f32 + 1.0), 16, "equal rows");
+    check_partition(&made(5000, 1, |i, _| (i % 7) as f32), 16, "seven values of one coordinate");
+    check_partition(&made(3000, 4, |_, _| 0.0), 16, "zero rows");
+}
+
+#[test]
+fn clusters_of_very_different_size_are_all_reached() {
+    let far = |i: usize| match i {
+        0..5 => 1e6,
+        5..300 => -3e4,
+        _ => 0.0,
+    };
+    let rows = made(5000, 4, |i, j| far(i) + ((i * 7919 + j * 104_729) % 1009) as f32 / 50.0);
+    check_partition(&rows, 24, "clusters");
 }

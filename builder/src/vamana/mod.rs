@@ -12,6 +12,7 @@ pub(crate) mod reservoir;
 pub(crate) mod reverse;
 pub(crate) mod saturate;
 pub(crate) mod search;
+pub(crate) mod split;
 mod views;
 pub(crate) mod walk;
 

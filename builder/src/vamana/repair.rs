@@ -11,9 +11,9 @@ use super::Graph;
 use super::insert::{BuildView, Space};
 use super::walk::{Walk, greedy_search};
 
-/// Attaches each unreachable row below the nearest reachable row with room for an edge. Where the walk
-/// finds none, the last edge of the nearest row is split in two: v -> w becomes v -> u -> w, which
-/// keeps w reachable.
+/// Attaches each unreachable row below the nearest of its own neighbours that is reached and has room for an edge. Where
+/// none is reached, a walk from the entry looks for one, once for all rows that hang together. Where none has room, the
+/// last edge of the nearest is split in two: v -> w becomes v -> u -> w, which keeps w reachable.
 pub(super) fn link_unreachable<T: Kernels>(space: &Space<'_, T>, graph: &mut Graph) {
     let max_degree = space.prune.max_degree;
     let mut reached = vec![false; graph.len()];
@@ -24,16 +24,18 @@ pub(super) fn link_unreachable<T: Kernels>(space: &Space<'_, T>, graph: &mut Gra
         if reached[row as usize] {
             continue;
         }
-        let mut view = BuildView { space, graph, query: row };
-        let Ok(()) = greedy_search(&mut view, space.build_list, &mut scratch, &mut ());
-        scratch.expanded.sort_unstable();
-        let roomy = scratch.expanded.iter().find(|c| graph.has_room(c.id, max_degree));
-        match roomy {
-            Some(parent) => graph.push(parent.id, row),
+        let mut parents: Vec<u32> = graph.neighbors(row).iter().copied().filter(|&n| reached[n as usize]).collect();
+        if parents.is_empty() {
+            let mut view = BuildView { space, graph, query: row };
+            let Ok(()) = greedy_search(&mut view, space.build_list, &mut scratch, &mut ());
+            scratch.expanded.sort_unstable();
+            // The walk expands at least the entry.
+            parents.extend(scratch.expanded.iter().map(|c| c.id));
+        }
+        match parents.iter().find(|&&parent| graph.has_room(parent, max_degree)) {
+            Some(&parent) => graph.push(parent, row),
             None => {
-                // The walk expands at least the entry.
-                let parent = scratch.expanded.first().map_or(graph.entry, |c| c.id);
-                let displaced = graph.replace_last(parent, row);
+                let displaced = graph.replace_last(parents[0], row);
                 // An unreachable row's own edges kept nothing else reachable.
                 if graph.has_room(row, max_degree) {
                     graph.push(row, displaced);

@@ -7,11 +7,13 @@ use kiln_kernels::{Backend, Lists, Progress, PruneParams};
 use rayon::prelude::*;
 
 use super::Graph;
-use super::partition::PRUNE_BLOCK;
 use crate::error::BuilderError;
 
 /// No row.
 const NONE: u32 = u32::MAX;
+
+/// Rows pruned at a time.
+const BLOCK: usize = 1 << 14;
 
 /// Rows naming one row that are considered at most, as a multiple of R; of more, every so many-th.
 const NAMED_BY: usize = 8;
@@ -72,6 +74,7 @@ pub(super) fn transposed<'a>(n: usize, edges: impl Fn(u32) -> &'a [u32]) -> List
     Lists { offsets, items }
 }
 
+/// The graph of the pruned lists and their reverse edges.
 pub(super) fn with_reverse_edges<B: Backend>(
     backend: &B,
     resident: &B::Rows,
@@ -84,7 +87,7 @@ pub(super) fn with_reverse_edges<B: Backend>(
     let named_by = transposed(n, |row| pruned.kept(row));
     let mut graph = Graph::new(n, r, entry);
     let rows: Vec<u32> = (0..n as u32).collect();
-    for block in rows.chunks(PRUNE_BLOCK) {
+    for block in rows.chunks(BLOCK) {
         let unions: Vec<Vec<u32>> = block.par_iter().map(|&row| union(&pruned, &named_by, row)).collect();
         let (mut crowded, mut candidates) = (Vec::new(), Lists::default());
         for (&row, union) in block.iter().zip(&unions).filter(|(_, union)| union.len() > r) {

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::Graph;
 use super::insert::{BuildView, Space, prune, scored};
+use super::reverse::transposed;
 use super::walk::{Walk, greedy_search};
 
 /// Rows that search the same state of the graph. Fixed, so that the result does not depend on threads.
@@ -61,34 +62,15 @@ fn found_by_search<T: Kernels>(space: &Space<'_, T>, graph: &Graph, row: u32, sc
 
 /// Gives rows with room edges back to rows that name them, those with the fewest in-edges first.
 fn add_reverse_edges(graph: &mut Graph, max_degree: usize) {
-    let n = graph.len();
-    let mut in_degrees = vec![0u32; n];
-    for row in 0..n as u32 {
-        graph.neighbors(row).iter().for_each(|&to| in_degrees[to as usize] += 1);
-    }
-    // Sources of each row, ascending: the transposed graph.
-    let mut ends: Vec<usize> = in_degrees
-        .iter()
-        .scan(0, |sum, &count| {
-            *sum += count as usize;
-            Some(*sum - count as usize)
-        })
-        .collect();
-    let mut sources = vec![0u32; in_degrees.iter().map(|&d| d as usize).sum()];
-    for row in 0..n as u32 {
-        for &to in graph.neighbors(row) {
-            sources[ends[to as usize]] = row;
-            ends[to as usize] += 1;
-        }
-    }
     let frozen: &Graph = graph;
-    let added: Vec<Vec<u32>> = (0..n)
+    let named_by = transposed(frozen.len(), |row| frozen.neighbors(row));
+    let added: Vec<Vec<u32>> = (0..frozen.len())
         .into_par_iter()
         .map(|row| {
             let known = frozen.neighbors(row as u32);
-            let named_by = &sources[ends[row] - in_degrees[row] as usize..ends[row]];
-            let mut wanted: Vec<u32> = named_by.iter().copied().filter(|source| !known.contains(source)).collect();
-            wanted.sort_unstable_by_key(|&source| (in_degrees[source as usize], source));
+            let mut wanted: Vec<u32> =
+                named_by.get(row).iter().copied().filter(|source| !known.contains(source)).collect();
+            wanted.sort_unstable_by_key(|&source| (named_by.get(source as usize).len(), source));
             wanted.truncate(max_degree.saturating_sub(known.len()));
             wanted
         })

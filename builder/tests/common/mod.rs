@@ -46,7 +46,7 @@ pub fn defaults(kind: IndexKind, rows: &Rows) -> IndexParams {
     IndexParams::defaults(kind, rows.len() as u64, rows.dim())
 }
 
-/// A small graph, quick to build.
+/// A small graph by insertion, quick to build.
 pub fn vamana(max_degree: usize, build_list: usize, m: usize) -> VamanaParams {
     VamanaParams {
         method: GraphMethod::Insert,
@@ -66,6 +66,9 @@ pub fn vamana(max_degree: usize, build_list: usize, m: usize) -> VamanaParams {
 pub fn inline(max_degree: usize, build_list: usize, edge_bits: u8) -> VamanaParams {
     VamanaParams { layout: Layout::Inline, edge_bits, ..vamana(max_degree, build_list, 1) }
 }
+
+/// Both ways to build a graph.
+pub const METHODS: [GraphMethod; 2] = [GraphMethod::Partition, GraphMethod::Insert];
 
 /// A few lists, quick to build.
 pub fn ivf_pq(nlist: usize, m: usize) -> IvfPqParams {

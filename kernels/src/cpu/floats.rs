@@ -9,7 +9,7 @@ use crate::distance::{Isa, Level};
 const LANES: usize = 16;
 
 /// Groups summed side by side, to hide the latency of additions.
-const SIDE: usize = 2;
+const SIDE: usize = 4;
 
 /// Packed columns.
 #[derive(Debug, Default)]
@@ -62,24 +62,37 @@ impl FloatColumns {
 
     #[inline(always)]
     fn plain<const L2: bool, const FUSED: bool>(&self, first_group: usize, row: &[f32], out: &mut [f32]) {
-        let width = self.width;
-        let groups = self.values[first_group * width..].chunks(SIDE * width);
-        for (groups, out) in groups.zip(out[first_group * LANES..].chunks_mut(SIDE * LANES)) {
-            if groups.len() == SIDE * width {
-                let (a, b) = groups.split_at(width);
-                let mut sums = [[0f32; LANES]; SIDE];
-                for ((&x, a), b) in row.iter().zip(a).zip(b) {
-                    add::<L2, FUSED>(&mut sums[0], x, a);
-                    add::<L2, FUSED>(&mut sums[1], x, b);
-                }
-                out.copy_from_slice(sums.as_flattened());
-            } else {
-                let mut sums = [0f32; LANES];
-                row.iter().zip(groups).for_each(|(&x, a)| add::<L2, FUSED>(&mut sums, x, a));
-                out.copy_from_slice(&sums);
-            }
+        let (mut values, mut out) = (&self.values[first_group * self.width..], &mut out[first_group * LANES..]);
+        while values.len() >= SIDE * self.width && !values.is_empty() {
+            side_by_side::<L2, FUSED, SIDE>(row, self.width, values, out);
+            values = &values[SIDE * self.width..];
+            out = &mut out[SIDE * LANES..];
+        }
+        match values.len() / self.width {
+            3 => side_by_side::<L2, FUSED, 3>(row, self.width, values, out),
+            2 => side_by_side::<L2, FUSED, 2>(row, self.width, values, out),
+            1 => side_by_side::<L2, FUSED, 1>(row, self.width, values, out),
+            _ => (),
         }
     }
+}
+
+/// Sums of `GROUPS` groups.
+#[inline(always)]
+fn side_by_side<const L2: bool, const FUSED: bool, const GROUPS: usize>(
+    row: &[f32],
+    width: usize,
+    values: &[[f32; LANES]],
+    out: &mut [f32],
+) {
+    let mut sums = [[0f32; LANES]; GROUPS];
+    let groups: [&[[f32; LANES]]; GROUPS] = std::array::from_fn(|group| &values[group * width..(group + 1) * width]);
+    for (d, &x) in row[..width].iter().enumerate() {
+        for (sums, group) in sums.iter_mut().zip(groups) {
+            add::<L2, FUSED>(sums, x, &group[d]);
+        }
+    }
+    out[..GROUPS * LANES].copy_from_slice(sums.as_flattened());
 }
 
 #[inline(always)]

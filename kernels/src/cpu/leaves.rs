@@ -44,33 +44,38 @@ struct Scratch {
 impl<T: Kernels> Leaves<'_, T> {
     /// For each member of each leaf, in order, its `k` nearest other members.
     pub(super) fn neighbors(&self, leaves: &Lists<u32>, k: usize) -> Lists<Scored> {
-        let all: Vec<Vec<Scored>> = (0..leaves.len())
-            .into_par_iter()
-            .map_init(Scratch::default, |scratch, leaf| self.all_pairs(leaves.get(leaf), k, scratch))
-            .collect();
-        let mut lists = Lists { offsets: vec![0], items: Vec::with_capacity(all.iter().map(Vec::len).sum()) };
-        for (leaf, items) in leaves.iter().zip(all) {
-            let each = k.min(leaf.len().saturating_sub(1));
-            lists.offsets.extend((1..=leaf.len()).map(|i| lists.items.len() + i * each));
-            lists.items.extend(items);
+        let each = |leaf: &[u32]| k.min(leaf.len().saturating_sub(1));
+        let mut offsets = vec![0];
+        for leaf in leaves.iter() {
+            let first = offsets[offsets.len() - 1];
+            offsets.extend((1..=leaf.len()).map(|i| first + i * each(leaf)));
         }
-        lists
+        let mut items = vec![Scored { distance: 0.0, id: 0 }; offsets[offsets.len() - 1]];
+        let (mut parts, mut rest) = (Vec::with_capacity(leaves.len()), &mut items[..]);
+        for leaf in leaves.iter() {
+            let (part, after) = rest.split_at_mut(each(leaf) * leaf.len());
+            parts.push((leaf, part));
+            rest = after;
+        }
+        parts.into_par_iter().for_each_init(
+            || (Scratch::default(), Vec::new()),
+            |(scratch, found), (leaf, out)| {
+                found.clear();
+                self.all_pairs(leaf, each(leaf), scratch, found);
+                out.copy_from_slice(found);
+            },
+        );
+        Lists { offsets, items }
     }
 
-    fn all_pairs(&self, leaf: &[u32], k: usize, scratch: &mut Scratch) -> Vec<Scored> {
-        let kernel = ByteKernel::new(self.geometry.isa());
-        let k = k.min(leaf.len().saturating_sub(1));
-        let mut out = Vec::with_capacity(k * leaf.len());
+    /// Appends the `k` nearest other members of each member; k is less than the number of members, or 0.
+    fn all_pairs(&self, leaf: &[u32], k: usize, scratch: &mut Scratch, out: &mut Vec<Scored>) {
         if k == 0 {
-            return out;
+            return;
         }
+        let kernel = ByteKernel::new(self.geometry.isa());
         let width = self.sketch.width();
-        scratch.signed.clear();
-        scratch.squares.clear();
         self.pack(leaf, &kernel, scratch);
-        for &id in leaf {
-            self.operand(id, scratch);
-        }
         let padded = scratch.columns.padded();
         for first in (0..leaf.len()).step_by(BLOCK) {
             let count = BLOCK.min(leaf.len() - first);
@@ -85,10 +90,9 @@ impl<T: Kernels> Leaves<'_, T> {
             for i in 0..count {
                 // Never its own neighbour.
                 scratch.distances[i * padded + first + i] = i32::MAX;
-                self.nearest(&kernel, leaf[first + i], leaf, i * padded, k, scratch, &mut out);
+                self.nearest(&kernel, leaf[first + i], leaf, i * padded, k, scratch, out);
             }
         }
-        out
     }
 
     /// The `k` nearest of `leaders` to each of `points`, nearest first: `(points, k)`; k is at most the number of leaders.
@@ -121,16 +125,16 @@ impl<T: Kernels> Leaves<'_, T> {
         nearest
     }
 
-    /// Sketches `ids` into columns.
+    /// Sketches `ids`, both as columns and as row operands.
     fn pack(&self, ids: &[u32], kernel: &ByteKernel, scratch: &mut Scratch) {
-        let Scratch { columns, sketch, flat, .. } = scratch;
-        columns.reset(ids.len(), self.sketch.width());
-        sketch.resize(self.sketch.width(), 0);
+        scratch.signed.clear();
+        scratch.squares.clear();
+        scratch.columns.reset(ids.len(), self.sketch.width());
         for (column, &id) in ids.iter().enumerate() {
-            self.sketch.encode(&self.rows, &self.geometry, id, flat, sketch);
-            columns.set(column, sketch, 0);
+            self.operand(id, scratch);
+            scratch.columns.set(column, &scratch.sketch, 0);
         }
-        kernel.seal(columns);
+        kernel.seal(&mut scratch.columns);
     }
 
     /// Sketches one row and appends it as a row operand.
