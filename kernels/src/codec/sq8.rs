@@ -84,12 +84,12 @@ impl Sq8 {
         (prepared.scale, prepared.dim) = (scale, query.len());
         // What the codes' middles add is known exactly; only distances from the middle meet the rounded query.
         let mut bias = 0.0;
-        for d in 0..query.len() {
+        for (d, &q) in query.iter().enumerate() {
             // By way of i32 and half away from zero: a call of the C library a coordinate would cost more than all the rest.
             let scaled = weight(d) * inverse;
             let rounded = (scaled + 0.5f32.copysign(scaled)) as i32 as f32;
             prepared.weights[d / 4][d % 4] = rounded as i8;
-            bias += factor * query[d] * self.least[d] + MIDDLE * (weight(d) - scale * rounded);
+            bias += factor * q * self.least[d] + MIDDLE * (weight(d) - scale * rounded);
         }
         prepared.bias = bias;
     }

@@ -184,7 +184,7 @@ mod tests {
         let blocks = made(groups, 1, || 255);
         for weight in [127, -127] {
             let weights = vec![[weight; 4]; groups];
-            check(groups, &blocks, &[weights.clone()]);
+            check(groups, &blocks, std::slice::from_ref(&weights));
             let probe = ByteProbe { weights: &weights, base: 0.0, scale: 1.0, bound: 0.0 };
             let mut scores = Scores::default();
             ByteScan::new(Isa::best()).score(&[probe], groups, &blocks, &mut scores);
