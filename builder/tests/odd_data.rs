@@ -3,7 +3,10 @@
 mod common;
 
 use common::*;
-use kiln_builder::{GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout, Residency, Searcher, VamanaParams};
+use kiln_builder::{
+    Effort, GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout, Navigate, Residency, Searcher, VamanaParams,
+};
+use kiln_kernels::codec::CodecKind;
 use kiln_kernels::{DType, Metric, Rows};
 use ndarray::Array2;
 
@@ -11,14 +14,21 @@ use ndarray::Array2;
 type Variant<P> = (&'static str, fn(P) -> P);
 
 /// Ways to build and lay out a graph. A new method or layout is one more line.
-const GRAPHS: [Variant<VamanaParams>; 3] = [
-    ("partition", |graph| VamanaParams { method: GraphMethod::Partition, ..graph }),
-    ("insert", |graph| VamanaParams { method: GraphMethod::Insert, ..graph }),
-    ("inline", |graph| VamanaParams { layout: Layout::Inline, ..graph }),
+const GRAPHS: [Variant<VamanaParams>; 4] = [
+    ("insert", |graph| VamanaParams { method: GraphMethod::Insert, layout: Layout::Compact, ..graph }),
+    ("insert inline", |graph| VamanaParams { method: GraphMethod::Insert, layout: Layout::Inline, ..graph }),
+    ("partition", |graph| VamanaParams { method: GraphMethod::Partition, layout: Layout::Compact, ..graph }),
+    ("partition inline", |graph| VamanaParams { method: GraphMethod::Partition, layout: Layout::Inline, ..graph }),
 ];
 
 /// Ways to build inverted lists. A new codec is one more line.
-const LISTS: [Variant<IvfPqParams>; 1] = [("8 bits", |lists| lists)];
+const LISTS: [Variant<IvfPqParams>; 5] = [
+    ("pq", |lists| IvfPqParams { codec: CodecKind::Pq, ..lists }),
+    ("pq4", |lists| IvfPqParams { codec: CodecKind::Pq4, ..lists }),
+    ("rabitq1", |lists| IvfPqParams { codec: CodecKind::Rabitq(1), ..lists }),
+    ("rabitq4", |lists| IvfPqParams { codec: CodecKind::Rabitq(4), ..lists }),
+    ("sq8", |lists| IvfPqParams { codec: CodecKind::Sq8, ..lists }),
+];
 
 /// Every way to index `rows`, with default parameters but for rows so wide that the codes would take minutes.
 fn variants(rows: &Rows) -> Vec<(&'static str, IndexParams)> {
@@ -36,6 +46,14 @@ fn variants(rows: &Rows) -> Vec<(&'static str, IndexParams)> {
         }
     }
     variants
+}
+
+/// The effort at which an index of `n` rows misses nothing, as its layout does it best.
+fn everything(index: &Searcher, n: usize) -> Effort {
+    match index.kind() {
+        IndexKind::Vamana => Effort::Graph { search_list: n, navigate: Navigate::Best },
+        IndexKind::IvfPq => lists(n, n),
+    }
 }
 
 /// Builds every variant, and hands over each in memory and on the drive.
@@ -56,7 +74,7 @@ fn check_some(rows: &Rows, metric: Metric, queries: &[usize]) {
     with_indexes(rows, metric, |index, what| {
         for (at, &query) in queries.iter().enumerate() {
             for k in [10, n].into_iter().take(if at == 0 { 2 } else { 1 }) {
-                let hits = search(index, rows, query, k, everything(index.kind(), n));
+                let hits = search(index, rows, query, k, everything(index, n));
                 exact.check(rows, query, k, &hits, what);
             }
         }
@@ -70,7 +88,7 @@ fn check_whole(rows: &Rows, metric: Metric) {
     with_indexes(rows, metric, |index, what| {
         for query in (0..n).step_by(n.div_ceil(25)) {
             for k in [1, n, n + 5] {
-                let hits = search(index, rows, query, k, everything(index.kind(), n));
+                let hits = search(index, rows, query, k, everything(index, n));
                 exact.check(rows, query, k, &hits, what);
             }
         }
@@ -164,7 +182,7 @@ fn many_copies_of_one_row_do_not_hide_the_others() {
     let rows = Rows::F32(Array2::from_shape_fn((10_000, 16), |(i, j)| different[(if i % 10 == 4 { 4 } else { i }, j)]));
     check_some(&rows, Metric::L2, &[4, 5, 9_999]);
     with_indexes(&rows, Metric::L2, |index, what| {
-        let hits = search(index, &rows, 4, 1000, everything(index.kind(), rows.len()));
+        let hits = search(index, &rows, 4, 1000, everything(index, rows.len()));
         let mut copies = hits.ids;
         copies.sort_unstable();
         assert!(copies.iter().copied().eq((0..1000).map(|i| 10 * i + 4)), "{what}");
@@ -194,7 +212,7 @@ fn under_cosine_a_zero_row_is_at_distance_one_from_everything() {
     let rows = made(120, 5, |i, j| if i % 10 == 3 { 0.0 } else { ((i * 7 + j * 3) % 11) as f32 - 4.0 });
     check_whole(&rows, Metric::Cosine);
     with_indexes(&rows, Metric::Cosine, |index, what| {
-        let effort = everything(index.kind(), 120);
+        let effort = everything(index, 120);
         let from_zero = search(index, &rows, 3, 120, effort);
         assert!(from_zero.distances.iter().all(|&d| d == 1.0), "{what}: {:?}", from_zero.distances);
         let from_other = search(index, &rows, 0, 120, effort);
@@ -228,7 +246,7 @@ fn copies_of_rows_are_all_found() {
         with_indexes(&rows, metric, |index, what| {
             for query in (0..originals.len()).step_by(8) {
                 for k in [1, 10, 73] {
-                    let hits = search(index, &originals, query, k, everything(index.kind(), rows.len()));
+                    let hits = search(index, &originals, query, k, everything(index, rows.len()));
                     exact.check(&originals, query, k, &hits, what);
                 }
             }
@@ -236,7 +254,7 @@ fn copies_of_rows_are_all_found() {
     }
     with_indexes(&rows, Metric::L2, |index, what| {
         for query in (0..originals.len()).step_by(4) {
-            let hits = search(index, &originals, query, 50, everything(index.kind(), rows.len()));
+            let hits = search(index, &originals, query, 50, everything(index, rows.len()));
             let mut copies = hits.ids.clone();
             copies.sort_unstable();
             let expected: Vec<u64> = (0..50).map(|copy| copy * 40 + query as u64).collect();

@@ -131,7 +131,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         shape(source.as_ref())
     );
     if searcher.residency() == Residency::Ssd && searcher.navigates_exactly(&effort) {
-        tracing::info!("every neighbour's page is read; --navigate codes reads expanded nodes only");
+        let hint = "every neighbour's page is read; --navigate codes reads expanded nodes only";
+        // Who did not ask for it is told even when little is to be said.
+        match args.navigate {
+            NavigateArg::Best if args.recall.is_none() => tracing::warn!("{hint}"),
+            _ => tracing::info!("{hint}"),
+        }
     }
     let truth = truth(&args.queries, args.truth.as_deref(), searcher.metric())?;
     let base = truth.as_ref().map(|_| base_rows(&args.queries, &searcher));
