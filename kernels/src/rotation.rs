@@ -17,7 +17,7 @@ use crate::distance::Isa;
 
 /// Rounds where one transform covers all coordinates, and where two must overlap.
 const ROUNDS_WHOLE: usize = 2;
-const ROUNDS_OVERLAPPING: usize = 4;
+const ROUNDS_OVERLAPPING: usize = 6;
 
 /// An orthogonal map of `dim` coordinates, determined by `dim` and a seed.
 #[derive(Debug, Clone, PartialEq)]

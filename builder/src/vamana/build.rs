@@ -152,7 +152,7 @@ impl Placed<'_> {
         let codes = EdgeCodes::train(EdgeTraining { mean: &mean, radius, bits, metric, seed }, Isa::best());
         writer.section(Section::Codec, |sink| sink.write(&codes.to_bytes()))?;
 
-        let sampled = EntryTable::rows(rows.nrows(), seed);
+        let sampled = EntryTable::rows(rows.nrows(), seed, self.graph.entry as usize);
         let center = if metric == Metric::InnerProduct { vec![0.0; mean.len()] } else { mean };
         let mut blocks = Vec::new();
         let entry_codes = EntryTable::codes(&codes);

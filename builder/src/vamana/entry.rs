@@ -22,9 +22,10 @@ pub(crate) struct EntryTable {
 }
 
 impl EntryTable {
-    /// Rows to sample from `n`, ascending.
-    pub(crate) fn rows(n: usize, seed: u64) -> Vec<usize> {
-        sample_rows(n, SAMPLE, seed)
+    /// Rows to sample from `n`: first the graph's entry, from which all are reached, then others, ascending.
+    pub(crate) fn rows(n: usize, seed: u64, entry: usize) -> Vec<usize> {
+        let others = sample_rows(n, SAMPLE, seed).into_iter().filter(|&row| row != entry);
+        std::iter::once(entry).chain(others).take(SAMPLE).collect()
     }
 
     /// The codes that the table uses beside the edges' own.
@@ -65,9 +66,20 @@ impl EntryTable {
         Ok(Self { codes: Self::codes(edges), ids, blocks: bytes[4 + 4 * places..].to_vec() })
     }
 
-    /// The sampled row that is nearest to the query by its code, if any can be told; `scratch` is working memory.
-    pub(crate) fn nearest(&self, query: &EdgeQuery, scratch: &mut Vec<Scored>) -> Option<Scored> {
-        self.codes.nearest_to(query, &self.ids, &self.blocks, scratch)
+    /// Leaves in `found` the graph's entry and the sampled row that is nearest, both by their codes: a search that starts
+    /// at both reaches everything, and loses nothing when nearer rows soon push the entry out.
+    pub(crate) fn nearest(&self, query: &EdgeQuery, found: &mut Vec<Scored>) {
+        let blocks = self.blocks.chunks_exact(self.codes.block_bytes());
+        let mut best: Option<Scored> = None;
+        for (at, (ids, block)) in self.ids.chunks_exact(LANES).zip(blocks).enumerate() {
+            // The first block is found whole, with the entry in its first place; of the others what is nearer.
+            let (start, bound) = (found.len(), best.map_or(f32::INFINITY, |best| best.distance));
+            self.codes.neighbors_below(query, query.from_center(), bound, ids, block, found);
+            let nearest = found[start..].iter().copied().min();
+            best = [best, nearest].into_iter().flatten().min();
+            found.truncate(if at == 0 { 1.min(found.len()) } else { start });
+        }
+        found.extend(best.filter(|best| found.iter().all(|entry| entry.id != best.id)));
     }
 
     /// Rows that are scored.

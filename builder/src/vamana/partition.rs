@@ -27,6 +27,10 @@ const LEAF_K: usize = 8;
 const FEW_ROWS: usize = 8192;
 const LEAF_K_OF_FEW: usize = 3 * LEAF_K;
 
+/// Random rows that each row has for candidates beside its nearest: where clusters lie far apart leaves never cross from
+/// one to another, and pruning keeps a far row only where there is room and no nearer one leads to it.
+const FAR_CANDIDATES: u32 = 4;
+
 /// Rows that the distance from the entry to the farthest is estimated from.
 const REACH_SAMPLE: usize = 1024;
 
@@ -90,7 +94,16 @@ pub(crate) fn build_graph<B: Backend>(
     let mut pruned = reverse::Pruned::new(n, params.max_degree);
     for (first_row, candidates) in reservoirs.drain() {
         let points: Vec<u32> = (first_row..first_row + candidates.len() as u32).collect();
-        let candidates: Lists<u32> = candidates.into_iter().collect();
+        let with_far = |(row, mut nearest): (&u32, Vec<u32>)| {
+            let far = (0..FAR_CANDIDATES).map(|i| far_row(params.seed, *row, i, n));
+            far.for_each(|far| {
+                if far != *row && !nearest.contains(&far) {
+                    nearest.push(far)
+                }
+            });
+            nearest
+        };
+        let candidates: Lists<u32> = points.iter().zip(candidates).map(with_far).collect();
         let kept = backend.robust_prune(resident, &points, &candidates, prune)?;
         pruned.set_rows(first_row, &kept, &candidates);
         if first_row as usize % RETURN_EVERY == 0 {
@@ -110,6 +123,15 @@ pub(crate) fn build_graph<B: Backend>(
         repair::link_unreachable(&Space::new(v, &aux, params), &mut graph);
     });
     Ok(graph)
+}
+
+/// The `i`-th far candidate of a row.
+fn far_row(seed: u64, row: u32, i: u32, n: usize) -> u32 {
+    // SplitMix64's finalizer (Steele et al., OOPSLA 2014): any well-mixed function of the three will do.
+    let mut z = seed ^ (u64::from(row) << 32 | u64::from(i)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) % n as u64) as u32
 }
 
 /// Says before the build what it will hold beside the rows: reservoirs, or later two graphs and the edges between.

@@ -146,9 +146,11 @@ impl<S: NodeSource> GraphView for InlineView<'_, S> {
     type Error = S::Error;
 
     fn enter(&mut self, found: &mut Vec<Scored>) -> Result<usize, S::Error> {
-        let nearest = self.entries.nearest(&self.query, found);
-        found.clear();
-        found.push(nearest.unwrap_or(Scored { distance: f32::INFINITY, id: self.entry }));
+        self.entries.nearest(&self.query, found);
+        if found.is_empty() {
+            // Codes that overflowed tell nothing.
+            found.push(Scored { distance: f32::INFINITY, id: self.entry });
+        }
         Ok(self.entries.len())
     }
 

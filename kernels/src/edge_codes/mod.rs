@@ -108,19 +108,6 @@ impl EdgeCodes {
         block_bytes(self.dim, self.bits)
     }
 
-    /// The nearest of the rows that are coded relative to the center, by estimate; ties go to the first.
-    /// `ids` and `blocks` are as in [`neighbors_below`](Self::neighbors_below).
-    pub fn nearest_to(&self, query: &EdgeQuery, ids: &[u32], blocks: &[u8], found: &mut Vec<Scored>) -> Option<Scored> {
-        let mut best: Option<Scored> = None;
-        for (ids, block) in ids.chunks_exact(LANES).zip(blocks.chunks_exact(self.block_bytes())) {
-            found.clear();
-            let bound = best.map_or(f32::INFINITY, |best| best.distance);
-            self.neighbors_below(query, query.from_center, bound, ids, block, found);
-            best = best.into_iter().chain(found.iter().copied()).min();
-        }
-        best
-    }
-
     /// Prepares `query` `(dim)`, reusing the memory of `prepared`. Under cosine only its direction counts.
     pub fn prepare(&self, query: &[f32], rotated: &mut Vec<f32>, prepared: &mut EdgeQuery) {
         rotated.clear();
