@@ -222,6 +222,6 @@ impl Effort {
 
     /// Candidates re-ranked exactly where the user names no number.
     pub fn default_rerank(k: usize) -> usize {
-        (8 * k).max(80)
+        (12 * k).max(100)
     }
 }

@@ -180,7 +180,7 @@ fn some_leaves(n: usize) -> Lists<u32> {
 }
 
 /// [`Backend::leaf_neighbors`]: every member's list in order and complete, at exact distances; integers under L2 rank by
-/// rank at the twin's distances, others with [`SELECTED`] of them.
+/// rank at the twin's distances, others with 98% of them.
 pub fn leaf_neighbors<B: Backend>(backend: &B) {
     for_every_case(|metric, dtype, (_, n, dim, k)| {
         let context = format!("{metric} {dtype} {n}x{dim} k {k}");

@@ -50,7 +50,7 @@ pub struct Args {
     /// IVF-PQ: numbers of lists to scan [default: a sweep]
     #[arg(long, value_name = "P,P,..", value_delimiter = ',')]
     nprobe: Vec<usize>,
-    /// IVF-PQ: candidates re-ranked by exact distance [default: 8 k, at least 80]
+    /// IVF-PQ: candidates re-ranked by exact distance [default: 12 k, at least 100]
     #[arg(long, value_name = "N")]
     rerank: Option<usize>,
     /// Throughput is measured with each of these numbers of threads; the largest also builds [default: 1 and all]

@@ -52,7 +52,7 @@ pub struct Args {
     /// IVF-PQ: lists scanned [default: 32]
     #[arg(long, value_name = "P")]
     nprobe: Option<usize>,
-    /// IVF-PQ: candidates re-ranked by exact distance [default: 8 k, at least 80]
+    /// IVF-PQ: candidates re-ranked by exact distance [default: 12 k, at least 100]
     #[arg(long, value_name = "N", conflicts_with = "search_list")]
     rerank: Option<usize>,
     /// Threads that search; 1 is measured as latency-1, more as throughput

@@ -106,7 +106,7 @@ pub(crate) fn build_graph<B: Backend>(
         let candidates: Lists<u32> = points.iter().zip(candidates).map(with_far).collect();
         let kept = backend.robust_prune(resident, &points, &candidates, prune)?;
         pruned.set_rows(first_row, &kept, &candidates);
-        if first_row as usize % RETURN_EVERY == 0 {
+        if (first_row as usize).is_multiple_of(RETURN_EVERY) {
             return_freed_memory();
         }
         progress.advance(points.len() as u64);

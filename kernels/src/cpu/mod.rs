@@ -4,6 +4,7 @@
 //! `nearest` and `gather_distances` return comes from the row kernels of [`crate::distance`], and depends neither on
 //! tiling nor on threads. k-means and encoding take the products at their word.
 
+#[expect(clippy::needless_range_loop, reason = "register tiles are indexed by row and column")]
 mod bytes;
 mod floats;
 mod leaves;
