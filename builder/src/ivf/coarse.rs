@@ -1,9 +1,9 @@
 //! The coarse quantiser: which lists a query probes.
 //!
 //! In: queries as f32, nprobe. Out: for each query the nearest centroids with their ordering distances, ascending by
-//! (distance, list). Where the index has a navigation graph it is walked. Else all centroids are scored by exact byte products on eight-bit codes, several queries at a time; the
-//! best of them, with a margin, are scored again in f32. The byte products do not depend on how queries are grouped, so
-//! neither does the answer.
+//! (distance, list). Where the index has a navigation graph it is walked. Else all centroids are scored by exact byte
+//! products on eight-bit codes, several queries at a time; the best of them, with a margin, are scored again in f32. The
+//! byte products do not depend on how queries are grouped, so neither does the answer.
 
 use kiln_kernels::codec::Shortlist;
 use kiln_kernels::codec::bytes::{ByteProbe, ByteScan, pack};

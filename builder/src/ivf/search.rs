@@ -6,7 +6,7 @@
 //! query thus visits its lists in an order of its own, whatever the tile, and its answer does not depend on the others.
 
 use kiln_kernels::codec::{Codec, CodecQuery, List, ScanScratch, Shortlist, Visit};
-use kiln_kernels::distance::inverse_norm;
+use kiln_kernels::distance::{inverse_norm, prefetch};
 use kiln_kernels::{Metric, RowsView, Scored, TopK};
 
 use super::coarse::{Coarse, CoarseScratch};
@@ -21,7 +21,6 @@ use crate::meta::Meta;
 use crate::params::IndexParams;
 use crate::record::{RecordScorer, VectorRecord, dispatch_scorer};
 use crate::search_types::{Hits, QueryStats, Residency};
-use kiln_kernels::distance::prefetch;
 
 /// Queries of a tile. Their tables and shortlists stay in the second-level cache, or nearly.
 const TILE: usize = 1024;

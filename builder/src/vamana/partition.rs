@@ -53,8 +53,8 @@ pub(crate) fn build_graph<B: Backend>(
     let n = rows.len();
     let keep = (params.max_degree * 3 / 2).next_multiple_of(16);
     log_memory(n, keep, params.max_degree);
+    let aux = dispatch_rows!(rows.view(), v => GraphAux::new(v, metric));
     let (entry, reach) = dispatch_rows!(rows.view(), v => {
-        let aux = GraphAux::new(v, metric);
         let space = Space::new(v, &aux, params);
         let entry = medoid(v, &aux, metric);
         let sampled = (0..n).step_by(n.div_ceil(REACH_SAMPLE)).map(|row| space.distance(entry, row as u32));
@@ -118,10 +118,7 @@ pub(crate) fn build_graph<B: Backend>(
     let mut graph = reverse::with_reverse_edges(backend, resident, pruned, entry, prune, progress)?;
 
     watch.stage("repair", 0);
-    dispatch_rows!(rows.view(), v => {
-        let aux = GraphAux::new(v, metric);
-        repair::link_unreachable(&Space::new(v, &aux, params), &mut graph);
-    });
+    dispatch_rows!(rows.view(), v => repair::link_unreachable(&Space::new(v, &aux, params), &mut graph));
     Ok(graph)
 }
 

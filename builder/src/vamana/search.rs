@@ -71,8 +71,6 @@ impl Codes {
 pub(crate) struct VamanaScratch {
     walks: Vec<Walk>,
     cache: PageCache,
-    query: Vec<f32>,
-    rotated: Vec<f32>,
 }
 
 impl Observer for QueryStats {
@@ -162,7 +160,7 @@ impl VamanaIndex {
     ) -> Result<Hits, BuilderError> {
         let navigate = self.navigate(navigate);
         scratch.cache.clear();
-        let VamanaScratch { walks, cache, query: coordinates, rotated } = scratch;
+        let VamanaScratch { walks, cache } = scratch;
         if walks.is_empty() {
             walks.push(Walk::default());
         }
@@ -172,12 +170,12 @@ impl VamanaIndex {
         let scorer = RecordScorer::new(self.layout.record, query)?;
         match (&self.nodes, navigate, &self.inline) {
             (Nodes::Memory(nodes), Navigate::Codes, Some(inline)) => {
-                let prepared = inline.prepare(query, coordinates, rotated);
+                let prepared = inline.prepare(query);
                 let mut view = self.inline_view(inline, nodes, scorer, prepared);
                 let Ok(()) = greedy_search(&mut view, list, walk, &mut stats);
             }
             (Nodes::Drive(nodes), Navigate::Codes, Some(inline)) => {
-                let prepared = inline.prepare(query, coordinates, rotated);
+                let prepared = inline.prepare(query);
                 let source = CachedNodes { nodes, cache };
                 let mut view = self.inline_view(inline, source, scorer, prepared);
                 greedy_search(&mut view, list, walk, &mut stats)?;
@@ -221,11 +219,11 @@ impl VamanaIndex {
         let list = search_list.max(k);
         let mut answers = vec![Hits::default(); queries.len()];
         let mut waiting = 0..queries.len();
-        let VamanaScratch { walks, query: coordinates, rotated, .. } = scratch;
+        let walks = &mut scratch.walks;
         walks.resize_with(walks.len().max(INTERLEAVED), Walk::default);
-        let mut begin = |at: usize, walk: &mut Walk| -> Result<_, BuilderError> {
+        let begin = |at: usize, walk: &mut Walk| -> Result<_, BuilderError> {
             let scorer = RecordScorer::new(self.layout.record, &query(at))?;
-            let mut view = self.inline_view(inline, nodes, scorer, inline.prepare(&query(at), coordinates, rotated));
+            let mut view = self.inline_view(inline, nodes, scorer, inline.prepare(&query(at)));
             let mut stats = QueryStats::default();
             let Ok(()) = walk.begin(&mut view, list, &mut stats);
             Ok((view, Watched { query: at, stats }))
@@ -357,11 +355,7 @@ impl Inline {
         Ok(Self { codes, entries })
     }
 
-    fn prepare(&self, query: &RowsView<'_>, coordinates: &mut Vec<f32>, rotated: &mut Vec<f32>) -> EdgeQuery {
-        coordinates.clear();
-        kiln_kernels::dispatch_rows!(query, v => coordinates.extend(v.iter().map(|x| kiln_kernels::Element::to_f32(*x))));
-        let mut prepared = EdgeQuery::default();
-        self.codes.prepare(coordinates, rotated, &mut prepared);
-        prepared
+    fn prepare(&self, query: &RowsView<'_>) -> EdgeQuery {
+        self.codes.prepare(query.to_f32().into_raw_vec_and_offset().0)
     }
 }

@@ -58,7 +58,7 @@ pub struct EdgeCodes {
 }
 
 /// A query against [`EdgeCodes`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct EdgeQuery {
     /// Rotated coordinates over `unit`, zeros up to [`EdgeCodes::padded_dim`].
     coordinates: Vec<i8>,
@@ -108,36 +108,33 @@ impl EdgeCodes {
         block_bytes(self.dim, self.bits)
     }
 
-    /// Prepares `query` `(dim)`, reusing the memory of `prepared`. Under cosine only its direction counts.
-    pub fn prepare(&self, query: &[f32], rotated: &mut Vec<f32>, prepared: &mut EdgeQuery) {
-        rotated.clear();
-        rotated.extend_from_slice(query);
+    /// Prepares `query` `(dim)`, whose memory is used up. Under cosine only its direction counts.
+    pub fn prepare(&self, mut query: Vec<f32>) -> EdgeQuery {
         if self.metric == Metric::Cosine {
-            let inverse = inverse_norm(query);
-            rotated.iter_mut().for_each(|x| *x *= inverse);
+            let inverse = inverse_norm(&query);
+            query.iter_mut().for_each(|x| *x *= inverse);
         }
-        self.rotation.apply(rotated);
+        self.rotation.apply(&mut query);
         let mut largest = [0f32; LANES];
-        rotated.iter_mut().zip(&self.center).for_each(|(x, center)| *x -= center);
-        for chunk in rotated.chunks(LANES) {
+        query.iter_mut().zip(&self.center).for_each(|(x, center)| *x -= center);
+        for chunk in query.chunks(LANES) {
             for (largest, x) in largest.iter_mut().zip(chunk) {
                 *largest = if x.abs() > *largest { x.abs() } else { *largest };
             }
         }
         let largest = largest.into_iter().fold(0.0, f32::max);
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        prepared.coordinates.clear();
         // Adding 1.5 x 2^23 rounds to an integer and leaves it in the lowest bits.
-        prepared.coordinates.extend(rotated.iter().map(|x| (x * inverse + 12_582_912.0).to_bits() as i8));
-        prepared.sum = prepared.coordinates.iter().map(|&x| i32::from(x)).sum::<i32>() as f32;
-        prepared.coordinates.resize(self.padded_dim(), 0);
-        prepared.unit = largest / 127.0;
-        let squared: f32 = rotated.iter().map(|x| x * x).sum();
-        prepared.from_center = match self.metric {
+        let mut coordinates: Vec<i8> = query.iter().map(|x| (x * inverse + 12_582_912.0).to_bits() as i8).collect();
+        let sum = coordinates.iter().map(|&x| i32::from(x)).sum::<i32>() as f32;
+        coordinates.resize(self.padded_dim(), 0);
+        let squared: f32 = query.iter().map(|x| x * x).sum();
+        let from_center = match self.metric {
             Metric::L2 => squared,
             Metric::Cosine => 0.5 * squared,
             Metric::InnerProduct => 0.0,
         };
+        EdgeQuery { coordinates, sum, unit: largest / 127.0, from_center }
     }
 
     /// Appends to `found` every neighbour whose estimated distance is below `bound`, in the order of their places.

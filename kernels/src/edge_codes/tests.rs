@@ -62,8 +62,7 @@ fn case(rows: Vec<Vec<f32>>, bits: u8, metric: Metric, isa: Isa) -> Case {
 
 impl Case {
     fn search(&self, query: &[f32], bound: f32) -> Vec<Scored> {
-        let (mut prepared, mut found) = (EdgeQuery::default(), Vec::new());
-        self.codes.prepare(query, &mut Vec::new(), &mut prepared);
+        let (prepared, mut found) = (self.codes.prepare(query.to_vec()), Vec::new());
         let base = exact(self.codes.metric, query, &self.rows[0]);
         self.codes.neighbors_below(&prepared, base, bound, &self.ids, &self.blocks, &mut found);
         found

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use kiln_kernels::Metric;
 use kiln_kernels::distance::Isa;
-use kiln_kernels::edge_codes::{EdgeCodes, EdgeEncoder, EdgeQuery, EdgeTraining, LANES};
+use kiln_kernels::edge_codes::{EdgeCodes, EdgeEncoder, EdgeTraining, LANES};
 use kiln_kernels::rotation::Rotation;
 use rand::seq::SliceRandom;
 
@@ -68,10 +68,8 @@ fn prepare(dim: usize, cases: &mut Vec<Case>) {
         cost(2 * 4 * dim, Store::L1, operations, Unit::F32),
         move || {
             let (codes, query) = (edge_codes(dim, 4), floats(dim));
-            let (mut rotated, mut prepared) = (Vec::new(), EdgeQuery::default());
             move || {
-                codes.prepare(black_box(&query), &mut rotated, &mut prepared);
-                black_box(&prepared);
+                black_box(codes.prepare(black_box(&query).clone()));
             }
         },
     ));
@@ -117,8 +115,7 @@ fn neighbors(dim: usize, bits: u8, store: Store, smoke: bool, cases: &mut Vec<Ca
             true
         };
         EdgeEncoder::new(&codes).encode(DEGREE, |into| into.copy_from_slice(row(1)), load, &mut blocks);
-        let mut query = EdgeQuery::default();
-        codes.prepare(row(0), &mut Vec::new(), &mut query);
+        let query = codes.prepare(row(0).to_vec());
         let (base, ids) = (1.0, (0..DEGREE as u32).collect::<Vec<_>>());
         let mut found = Vec::new();
         codes.neighbors_below(&query, base, f32::INFINITY, &ids, &blocks, &mut found);
