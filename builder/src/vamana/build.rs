@@ -12,8 +12,8 @@ use super::entry::EntryTable;
 use super::layout::{Edges, NodeLayout};
 use super::{Graph, insert, order, partition};
 use crate::error::BuilderError;
-use crate::file::Section;
 use crate::file::writer::IndexWriter;
+use crate::file::{PAGE, Section};
 use crate::ids::Ids;
 use crate::params::{GraphMethod, VamanaParams};
 use crate::quantiser::{QuantiserParams, train_quantiser};
@@ -21,6 +21,9 @@ use crate::resources::Stopwatch;
 
 /// Pages of nodes that are made at a time.
 const PAGES_AT_A_TIME: usize = 2048;
+
+/// Nodes that one task makes, or as many as fill a page: they share many neighbours, whose codes' rotations are made once.
+const NODES_A_TASK: usize = 256;
 
 /// Rows whose coordinates are summed at a time: fixed, so that no sum depends on the number of threads.
 const SUM_BLOCK: usize = 4096;
@@ -45,8 +48,8 @@ pub(crate) fn build_and_write<B: Backend>(
         }
     };
     let layout = params.node_layout(rows.dtype(), rows.dim(), metric);
-    let order = order::page_order(&graph, layout.nodes_per_page());
-    assert_eq!(order.len(), rows.len(), "after the repair every row is reachable");
+    watch.stage("order", 0);
+    let order = order::page_order(backend, &resident, &graph, layout.nodes_per_page(), params.seed)?;
     let mut position_of = vec![0u32; order.len()];
     for (position, &row) in order.iter().enumerate() {
         position_of[row as usize] = position as u32;
@@ -56,7 +59,7 @@ pub(crate) fn build_and_write<B: Backend>(
         Edges::Compact => {
             write_codes(backend, &resident, rows, metric, params, &order, writer, watch)?;
             watch.stage("write", rows.len() as u64);
-            dispatch_rows!(rows.view(), v => placed.write(v, writer, progress, || (), |(), row, page| {
+            dispatch_rows!(rows.view(), v => placed.write(v, writer, progress, |_| (), |(), row, page| {
                 let neighbors = graph.neighbors(row).iter();
                 layout.append_edges(neighbors.map(|&n| position_of[n as usize]), page);
             }))?;
@@ -105,31 +108,35 @@ struct Placed<'a> {
 }
 
 impl Placed<'_> {
-    /// The section `nodes`: each node's vector record, and what `edges` appends for its row.
+    /// The section `nodes`: each node's vector record, and what `edges` appends for its row, with what `prepare` made for
+    /// the rows of its task.
     fn write<T: Kernels, S>(
         &self,
         rows: ArrayView2<'_, T>,
         writer: &mut IndexWriter,
         progress: &dyn Progress,
-        scratch: impl Fn() -> S + Sync,
+        prepare: impl Fn(&[u32]) -> S + Sync,
         edges: impl Fn(&mut S, u32, &mut Vec<u8>) + Sync,
     ) -> Result<(), BuilderError> {
         let layout = self.layout;
+        let per_page = layout.nodes_per_page();
         writer.section(Section::Nodes, |sink| {
-            for nodes in self.order.chunks(layout.nodes_per_page() * PAGES_AT_A_TIME) {
-                let make = |scratch: &mut S, nodes: &[u32]| {
-                    let mut page = Vec::with_capacity(nodes.len() * layout.node_bytes());
-                    for &row in nodes {
-                        layout.record.append(slice(&rows, row), &mut page);
-                        edges(scratch, row, &mut page);
+            for nodes in self.order.chunks(per_page * PAGES_AT_A_TIME) {
+                let make = |nodes: &[u32]| {
+                    let mut prepared = prepare(nodes);
+                    let mut pages = Vec::with_capacity(layout.section_bytes(nodes.len()));
+                    for nodes in nodes.chunks(per_page) {
+                        for &row in nodes {
+                            layout.record.append(slice(&rows, row), &mut pages);
+                            edges(&mut prepared, row, &mut pages);
+                        }
+                        pages.resize(pages.len().next_multiple_of(PAGE), 0);
                     }
-                    page
+                    pages
                 };
-                let pages: Vec<Vec<u8>> = nodes.par_chunks(layout.nodes_per_page()).map_init(&scratch, make).collect();
-                for page in pages {
-                    sink.write(&page)?;
-                    sink.pad_to_page()?;
-                }
+                let task = NODES_A_TASK.next_multiple_of(per_page);
+                let pages: Vec<Vec<u8>> = nodes.par_chunks(task).map(make).collect();
+                pages.iter().try_for_each(|pages| sink.write(pages))?;
                 progress.advance(nodes.len() as u64);
             }
             Ok(())
@@ -156,10 +163,14 @@ impl Placed<'_> {
         let center = if metric == Metric::InnerProduct { vec![0.0; mean.len()] } else { mean };
         let mut blocks = Vec::new();
         let entry_codes = EntryTable::codes(&codes);
+        let mut rotated_center = center;
+        rotated_center.resize(codes.padded_dim(), 0.0);
+        codes.rotate(&mut rotated_center);
+        let entries = Rotated::new(&codes, &rows, sampled.iter().map(|&row| row as u32).collect());
         EdgeEncoder::new(&entry_codes).encode(
             EntryTable::places(sampled.len()),
-            |into| into.copy_from_slice(&center),
-            |place, into| sampled.get(place).map(|&row| widen(slice(&rows, row as u32), metric, into)).is_some(),
+            &rotated_center,
+            |place| sampled.get(place).map(|&row| entries.row(row as u32)),
             &mut blocks,
         );
         let positions: Vec<u32> = sampled.iter().map(|&row| self.position_of[row]).collect();
@@ -170,18 +181,47 @@ impl Placed<'_> {
             rows,
             writer,
             progress,
-            || EdgeEncoder::new(&codes),
-            |encoder, row, page| {
+            |nodes| {
+                let named = nodes.iter().flat_map(|&row| self.graph.neighbors(row)).chain(nodes);
+                (EdgeEncoder::new(&codes), Rotated::new(&codes, &rows, named.copied().collect()))
+            },
+            |(encoder, rotated), row, page| {
                 let neighbors = self.graph.neighbors(row);
                 self.layout.append_places(neighbors.iter().map(|&n| self.position_of[n as usize]), page);
-                encoder.encode(
-                    self.layout.max_degree,
-                    |into| widen(slice(&rows, row), metric, into),
-                    |place, into| neighbors.get(place).map(|&n| widen(slice(&rows, n), metric, into)).is_some(),
-                    page,
-                );
+                let neighbor = |place: usize| neighbors.get(place).map(|&n| rotated.row(n));
+                encoder.encode(self.layout.max_degree, rotated.row(row), neighbor, page);
             },
         )
+    }
+}
+
+/// Some rows as the codes see them: f32, of unit length under cosine, rotated.
+struct Rotated {
+    /// Ascending.
+    ids: Vec<u32>,
+    /// `(ids, width)`.
+    rows: Vec<f32>,
+    width: usize,
+}
+
+impl Rotated {
+    /// Rotates the rows that `ids` names, once each.
+    fn new<T: Kernels>(codes: &EdgeCodes, rows: &ArrayView2<'_, T>, mut ids: Vec<u32>) -> Self {
+        ids.sort_unstable();
+        ids.dedup();
+        let (dim, width) = (codes.dim(), codes.padded_dim());
+        let mut rotated = vec![0f32; ids.len() * width];
+        for (&id, into) in ids.iter().zip(rotated.chunks_exact_mut(width)) {
+            widen(slice(rows, id), codes.metric(), &mut into[..dim]);
+            codes.rotate(into);
+        }
+        Self { ids, rows: rotated, width }
+    }
+
+    /// A row by its number.
+    fn row(&self, id: u32) -> &[f32] {
+        let at = self.ids.partition_point(|&other| other < id);
+        &self.rows[at * self.width..][..self.width]
     }
 }
 

@@ -33,7 +33,8 @@ pub fn quantiser_rows(rows: &RowsView<'_>, metric: Metric) -> Array2<f32> {
     seen
 }
 
-fn squared_norm<T: Element>(row: &[T]) -> f64 {
+/// |row|^2, summed in f64.
+pub(crate) fn squared_norm<T: Element>(row: &[T]) -> f64 {
     // Eight sums side by side, for the vector units.
     let mut sums = [0f64; 8];
     let (whole, rest) = row.as_chunks::<8>();
@@ -105,6 +106,11 @@ impl GraphAux {
         }
     }
 
+    /// Inverse norms `(n)` (cosine), lifted coordinates `(n)` (inner product), or nothing (L2).
+    pub(crate) fn per_row(&self) -> &[f32] {
+        &self.per_row
+    }
+
     /// 1 / norm of each row `(n)` under cosine, empty under the other metrics.
     pub fn inverse_norms(&self) -> &[f32] {
         if self.metric == Metric::Cosine { &self.per_row } else { &[] }
@@ -128,7 +134,7 @@ impl<'a, T: Kernels> GraphGeometry<'a, T> {
     /// The number of row `i` that `distance` wants.
     #[inline(always)]
     pub fn aux(&self, i: usize) -> f32 {
-        self.aux.per_row.get(i).copied().unwrap_or(0.0)
+        self.aux.per_row().get(i).copied().unwrap_or(0.0)
     }
 
     pub(crate) fn isa(&self) -> Isa {

@@ -66,8 +66,7 @@ impl EdgeCodes {
 #[derive(Debug, Clone)]
 pub struct EdgeEncoder<'a> {
     codes: &'a EdgeCodes,
-    node: Vec<f32>,
-    neighbor: Vec<f32>,
+    difference: Vec<f32>,
     levels: Vec<u8>,
 }
 
@@ -81,36 +80,32 @@ impl<'a> EdgeEncoder<'a> {
     /// An encoder for `codes`.
     pub fn new(codes: &'a EdgeCodes) -> Self {
         let padded = codes.padded_dim();
-        Self { codes, node: vec![0.0; padded], neighbor: vec![0.0; padded], levels: vec![0; padded] }
+        Self { codes, difference: vec![0.0; padded], levels: vec![0; padded] }
     }
 
-    /// Appends the blocks of `places` (a multiple of sixteen) neighbour places to `out`. `load_node` writes the node's
-    /// vector `(dim)`, `load_neighbor` that of the neighbour in a place, or returns false where there is none; all are of
-    /// unit length or zero under cosine.
-    pub fn encode(
+    /// Appends the blocks of `places` (a multiple of sixteen) neighbour places to `out`. `node`, and what `neighbor` gives
+    /// for a place that has a neighbour, are vectors `(padded_dim)` that [`EdgeCodes::rotate`] has rotated: a row is the
+    /// neighbour of many nodes, and is rotated once.
+    pub fn encode<'r>(
         &mut self,
         places: usize,
-        load_node: impl FnOnce(&mut [f32]),
-        mut load_neighbor: impl FnMut(usize, &mut [f32]) -> bool,
+        node: &[f32],
+        neighbor: impl Fn(usize) -> Option<&'r [f32]>,
         out: &mut Vec<u8>,
     ) {
         let codes = self.codes;
-        load_node(&mut self.node[..codes.dim]);
         let is_zero = |vector: &[f32]| codes.metric == Metric::Cosine && vector.iter().all(|&x| x == 0.0);
-        let zero_node = is_zero(&self.node);
-        codes.rotation.apply(&mut self.node[..codes.dim]);
+        let zero_node = is_zero(node);
         for block in 0..places / LANES {
             let start = out.len();
             out.resize(start + codes.block_bytes(), 0);
             let (packed, factors) = out[start..].split_at_mut(codes.block_bytes() - super::FACTOR_BYTES);
             for lane in 0..LANES {
                 let mut factor = Factors { additive: f32::INFINITY, multiplicative: 0.0 };
-                if load_neighbor(block * LANES + lane, &mut self.neighbor[..codes.dim]) {
+                if let Some(neighbor) = neighbor(block * LANES + lane) {
                     // A zero row is at distance 1 from everything, where half a squared distance says 1/2.
-                    let zero = is_zero(&self.neighbor[..codes.dim]);
-                    let correction = 0.5 * (f32::from(u8::from(zero)) - f32::from(u8::from(zero_node)));
-                    codes.rotation.apply(&mut self.neighbor[..codes.dim]);
-                    factor = self.quantise();
+                    let correction = 0.5 * (f32::from(u8::from(is_zero(neighbor))) - f32::from(u8::from(zero_node)));
+                    factor = self.quantise(node, neighbor);
                     factor.additive += correction;
                     pack(codes.bits, &self.levels, lane, packed);
                 }
@@ -120,51 +115,52 @@ impl<'a> EdgeEncoder<'a> {
         }
     }
 
-    /// Codes `self.neighbor - self.node`, both rotated, into `self.levels`.
-    fn quantise(&mut self) -> Factors {
+    /// Codes `neighbor - node`, both rotated, into `self.levels`.
+    fn quantise(&mut self, node: &[f32], neighbor: &[f32]) -> Factors {
         #[cfg(target_arch = "x86_64")]
         match self.codes.isa.0 {
             // SAFETY: an `Isa` is proof that its instructions are available.
-            crate::distance::Level::Avx512 => return unsafe { quantise_avx512(self) },
+            crate::distance::Level::Avx512 => return unsafe { quantise_avx512(self, node, neighbor) },
             // SAFETY: as above.
-            crate::distance::Level::Avx2 => return unsafe { quantise_avx2(self) },
+            crate::distance::Level::Avx2 => return unsafe { quantise_avx2(self, node, neighbor) },
             crate::distance::Level::Scalar => {}
         }
-        quantise(self)
+        quantise(self, node, neighbor)
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn quantise_avx512(encoder: &mut EdgeEncoder<'_>) -> Factors {
-    quantise(encoder)
+unsafe fn quantise_avx512(encoder: &mut EdgeEncoder<'_>, node: &[f32], neighbor: &[f32]) -> Factors {
+    quantise(encoder, node, neighbor)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn quantise_avx2(encoder: &mut EdgeEncoder<'_>) -> Factors {
-    quantise(encoder)
+unsafe fn quantise_avx2(encoder: &mut EdgeEncoder<'_>, node: &[f32], neighbor: &[f32]) -> Factors {
+    quantise(encoder, node, neighbor)
 }
 
 /// Compiled once for each instruction set that calls it.
 #[inline(always)]
-fn quantise(encoder: &mut EdgeEncoder<'_>) -> Factors {
-    let EdgeEncoder { codes, node, neighbor, levels } = encoder;
+fn quantise(encoder: &mut EdgeEncoder<'_>, node: &[f32], neighbor: &[f32]) -> Factors {
+    let EdgeEncoder { codes, difference, levels } = encoder;
     let top = ((1u32 << codes.bits) - 1) as f32;
     let middle = middle(codes.bits);
     // The padding of both is zero, and so is that of the difference.
     let mut squares = [0f32; LANES];
-    for (x, c) in neighbor.as_chunks_mut::<LANES>().0.iter_mut().zip(node.as_chunks::<LANES>().0) {
+    let vectors = neighbor.as_chunks::<LANES>().0.iter().zip(node.as_chunks::<LANES>().0);
+    for (r, (x, c)) in difference.as_chunks_mut::<LANES>().0.iter_mut().zip(vectors) {
         for lane in 0..LANES {
-            x[lane] -= c[lane];
-            squares[lane] += x[lane] * x[lane];
+            r[lane] = x[lane] - c[lane];
+            squares[lane] += r[lane] * r[lane];
         }
     }
     let squared = sum(squares);
     let deviation = (squared / codes.dim as f32).sqrt();
     let inverse = if deviation > 0.0 { 1.0 / (gaussian_step(codes.bits) * deviation) } else { 0.0 };
     let (mut with_difference, mut with_node) = ([0f32; LANES], [0f32; LANES]);
-    let chunks = neighbor.as_chunks::<LANES>().0.iter().zip(node.as_chunks::<LANES>().0);
+    let chunks = difference.as_chunks::<LANES>().0.iter().zip(node.as_chunks::<LANES>().0);
     for ((r, c), levels) in chunks.zip(levels.as_chunks_mut::<LANES>().0) {
         for lane in 0..LANES {
             let level = (r[lane] * inverse + (middle + 0.5)).clamp(0.0, top + 0.5).floor().min(top);

@@ -84,6 +84,11 @@ impl EdgeCodes {
         self.bits
     }
 
+    /// How rows are compared.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
     /// Coordinates a row.
     pub fn dim(&self) -> usize {
         self.dim
@@ -106,6 +111,16 @@ impl EdgeCodes {
     /// Bytes of the codes and factors of sixteen neighbours.
     pub fn block_bytes(&self) -> usize {
         block_bytes(self.dim, self.bits)
+    }
+
+    /// Rotates the first `dim` coordinates of `vector` `(padded_dim)` in place, for [`EdgeEncoder::encode`]. Under cosine it
+    /// is of unit length or zero; the padding is zero.
+    ///
+    /// # Panics
+    /// When `vector` has another length.
+    pub fn rotate(&self, vector: &mut [f32]) {
+        assert_eq!(vector.len(), self.padded_dim());
+        self.rotation.apply(&mut vector[..self.dim]);
     }
 
     /// Prepares `query` `(dim)`, whose memory is used up. Under cosine only its direction counts.

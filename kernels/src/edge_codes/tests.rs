@@ -54,8 +54,13 @@ fn case(rows: Vec<Vec<f32>>, bits: u8, metric: Metric, isa: Isa) -> Case {
     let ids: Vec<u32> =
         (0..places).map(|place| if place + 1 < rows.len() { place as u32 } else { NO_NEIGHBOR }).collect();
     let mut blocks = Vec::new();
-    let load = |place: usize, into: &mut [f32]| seen.get(place + 1).map(|row| into.copy_from_slice(row)).is_some();
-    EdgeEncoder::new(&codes).encode(places, |into| into.copy_from_slice(&seen[0]), load, &mut blocks);
+    let mut rotated = seen;
+    for row in &mut rotated {
+        row.resize(codes.padded_dim(), 0.0);
+        codes.rotate(row);
+    }
+    let neighbor = |place: usize| rotated.get(place + 1).map(Vec::as_slice);
+    EdgeEncoder::new(&codes).encode(places, &rotated[0], neighbor, &mut blocks);
     assert_eq!(blocks.len(), places / LANES * codes.block_bytes());
     Case { codes, rows, ids, blocks }
 }
