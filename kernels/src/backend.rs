@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2};
 
+use crate::candidates::{CandidateParams, Candidates, HostCandidates};
 use crate::metric::Metric;
 use crate::pq::ProductQuantizer;
 use crate::rows::Rows;
@@ -37,6 +38,53 @@ pub enum BackendError {
         /// The number of rows given.
         rows: usize,
     },
+    /// The device has not the memory that the smallest piece of the work needs.
+    #[error(
+        "{device}: out of memory: {operation} needs {bytes} bytes more; give it less with --device-memory, or use --device cpu"
+    )]
+    OutOfMemory {
+        /// What computes.
+        device: String,
+        /// The backend method.
+        operation: &'static str,
+        /// Bytes that could not be had.
+        bytes: u64,
+    },
+    /// The device is gone: what lay on it is lost, and nothing more can be asked of it.
+    #[error("{device} was lost in {operation}: {problem}")]
+    Lost {
+        /// What computed.
+        device: String,
+        /// The backend method.
+        operation: &'static str,
+        /// What the driver said.
+        problem: String,
+    },
+    /// The device or its driver refused something for another reason.
+    #[error("{device}: {operation}: {problem}")]
+    Device {
+        /// What computes.
+        device: String,
+        /// The backend method.
+        operation: &'static str,
+        /// What the driver said.
+        problem: String,
+    },
+    /// What a device gathered is lost with it: another is ready to do the work again, from its beginning.
+    #[error("{problem}; the work begins again on {next}")]
+    BeginAgain {
+        /// What happened.
+        problem: String,
+        /// What computes now.
+        next: String,
+    },
+}
+
+impl BackendError {
+    /// Whether another device may do what this one could not.
+    pub fn is_of_device(&self) -> bool {
+        matches!(self, Self::OutOfMemory { .. } | Self::Lost { .. } | Self::Device { .. })
+    }
 }
 
 /// Variable-length lists over one flat array: list `i` is `items[offsets[i]..offsets[i + 1]]`.
@@ -131,6 +179,16 @@ pub struct KMeansStep {
     pub counts: Vec<u64>,
 }
 
+/// What a device can do at most, measured on it in a few hundredths of a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ceilings {
+    /// Bytes a second that a copy within its memory moves: each is read once and written once.
+    pub copy_bandwidth: f64,
+    /// Operations a second of a dense product of the kind that this backend's stages use, two for each coordinate of each
+    /// pair of rows.
+    pub matrix_rate: f64,
+}
+
 /// A device that computes. Results are deterministic: they do not depend on the number of threads.
 pub trait Backend: Send + Sync {
     /// Rows resident on the device, with their norms and metric.
@@ -138,6 +196,9 @@ pub trait Backend: Send + Sync {
 
     /// What computes, in words: `cpu (avx512, 2 threads)`.
     fn describe(&self) -> String;
+
+    /// Measures what the device can do.
+    fn ceilings(&self) -> Result<Ceilings, BackendError>;
 
     /// Makes rows `(n, dim)` resident. They must be finite. Host backends share the allocation.
     fn upload(&self, rows: Arc<Rows>, metric: Metric) -> Result<Self::Rows, BackendError>;
@@ -191,4 +252,19 @@ pub trait Backend: Send + Sync {
         residual_to: Option<(ArrayView2<'_, f32>, &[u32])>,
         pq: &ProductQuantizer,
     ) -> Result<Array2<u8>, BackendError>;
+
+    /// An empty store of the candidates of all of `rows`.
+    ///
+    /// # Errors
+    /// A device that has not the memory.
+    fn candidates<'a>(
+        &'a self,
+        rows: &'a Self::Rows,
+        params: CandidateParams,
+    ) -> Result<Box<dyn Candidates + 'a>, BackendError>
+    where
+        Self: Sized,
+    {
+        Ok(Box::new(HostCandidates::new(self, rows, params)))
+    }
 }

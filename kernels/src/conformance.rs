@@ -36,8 +36,12 @@ const SHAPES: [(usize, usize, usize, usize); 7] = [
     (4, 2100, 16, 100),
 ];
 
-/// Enrols a backend: `conformance_tests!(cpu, || Some(CpuBackend::new()));` expands to one test a stage
-/// in a module of that name. The expression makes the backend, or says that it cannot run here.
+/// Enrols a backend: `conformance_tests!(cpu, || Ok(CpuBackend::new()));` expands to one test a stage in a module of that
+/// name. The expression makes the backend, or says why it cannot run here.
+///
+/// Every test prints the backend that ran, or that it was skipped and why (`cargo test -- --nocapture`, or nextest's
+/// `--no-capture`). Where the environment's `KILN_REQUIRE` names the module (several are separated by commas), a skip is a
+/// failure.
 #[macro_export]
 macro_rules! conformance_tests {
     ($name:ident, $make:expr) => {
@@ -51,13 +55,31 @@ macro_rules! conformance_tests {
             fn $stage() {
                 #[allow(unused_imports, reason = "the expression may name items of the enrolling module")]
                 use super::*;
-                match $make() {
-                    Some(backend) => $crate::conformance::$stage(&backend),
-                    None => eprintln!("conformance: {} skipped: not available here", stringify!($name)),
+                if let Some(backend) = $crate::conformance::enrolled(stringify!($name), stringify!($stage), $make()) {
+                    $crate::conformance::$stage(&backend);
                 }
             }
         )*
     };
+}
+
+/// Says what runs, or why it does not.
+///
+/// # Panics
+/// When the backend is required and cannot run.
+pub fn enrolled<B: Backend>(name: &str, stage: &str, made: Result<B, String>) -> Option<B> {
+    match made {
+        Ok(backend) => {
+            eprintln!("conformance: {name}: {stage} runs on {}", backend.describe());
+            Some(backend)
+        }
+        Err(reason) => {
+            let required = std::env::var("KILN_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|required| required == name), "{name} is required: {reason}");
+            eprintln!("conformance: {name}: {stage} SKIPPED: {reason}");
+            None
+        }
+    }
 }
 
 /// Seeded random rows: integers for the byte types, a normal-like spread for floats; every seventh row

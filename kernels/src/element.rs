@@ -47,6 +47,16 @@ impl DType {
     }
 }
 
+impl std::str::FromStr for DType {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = [DType::F32, DType::F16, DType::U8, DType::I8];
+        let found = all.into_iter().find(|dtype| dtype.name() == name);
+        found.ok_or_else(|| format!("unknown element type {name:?}: use f32, f16, u8 or i8"))
+    }
+}
+
 impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())

@@ -8,7 +8,6 @@ mod nodes;
 pub(crate) mod order;
 pub(crate) mod partition;
 pub(crate) mod repair;
-pub(crate) mod reservoir;
 pub(crate) mod reverse;
 pub(crate) mod saturate;
 pub(crate) mod search;

@@ -10,10 +10,10 @@
 use std::sync::Arc;
 
 use kiln_kernels::distance::GraphAux;
-use kiln_kernels::{Backend, Lists, Metric, Progress, PruneParams, Rows, dispatch_rows};
+use kiln_kernels::{Backend, BackendError, CandidateParams, Lists, Metric, Progress, PruneParams, Rows, dispatch_rows};
 
 use super::insert::{Space, medoid};
-use super::reservoir::{DistanceKey, Reservoirs};
+use super::reverse::Pruned;
 use super::split::Splitter;
 use super::{Graph, repair, reverse};
 use crate::error::BuilderError;
@@ -35,7 +35,7 @@ const FAR_CANDIDATES: u32 = 4;
 const REACH_SAMPLE: usize = 1024;
 
 /// Places in clusters of the first split that are worked on at a time: bounds what leaves return.
-const BATCH: usize = 1 << 17;
+const BATCH: usize = 1 << 16;
 
 /// Rows pruned between returns of freed memory: a multiple of what a shard of reservoirs holds.
 const RETURN_EVERY: usize = 1 << 16;
@@ -67,51 +67,13 @@ pub(crate) fn build_graph<B: Backend>(
     progress.advance(n as u64);
     return_freed_memory();
 
-    watch.stage("leaves", clusters.items.len() as u64);
-    // A distance from the middle times 16 (four times the length) exceeds nearly all; beyond, keys are equal.
-    let mut reservoirs = Reservoirs::new(n, keep, DistanceKey::new(16.0 * reach));
-    let leaf_k = match n {
-        // One leaf is all there is: all that a reservoir keeps.
-        _ if clusters.len() == 1 => keep,
-        0..FEW_ROWS => LEAF_K_OF_FEW,
-        _ => LEAF_K,
-    };
-    let mut first = 0;
-    while first < clusters.len() {
-        let fits = |last: &usize| clusters.offsets[last + 1] - clusters.offsets[first] <= BATCH;
-        let last = (first + 1..clusters.len()).take_while(fits).last().map_or(first + 1, |last| last + 1);
-        let leaves = splitter.leaves(&clusters, first..last)?;
-        let neighbors = backend.leaf_neighbors(resident, &leaves, leaf_k)?;
-        reservoirs.offer(&leaves.items, |member| neighbors.get(member));
-        progress.advance((clusters.offsets[last] - clusters.offsets[first]) as u64);
-        first = last;
-    }
-    drop(clusters);
-    return_freed_memory();
-
-    watch.stage("prune", n as u64);
     let prune = PruneParams { max_degree: params.max_degree, alpha: params.alpha as f32 };
-    let mut pruned = reverse::Pruned::new(n, params.max_degree);
-    for (first_row, candidates) in reservoirs.drain() {
-        let points: Vec<u32> = (first_row..first_row + candidates.len() as u32).collect();
-        let with_far = |(row, mut nearest): (&u32, Vec<u32>)| {
-            let far = (0..FAR_CANDIDATES).map(|i| far_row(params.seed, *row, i, n));
-            far.for_each(|far| {
-                if far != *row && !nearest.contains(&far) {
-                    nearest.push(far)
-                }
-            });
-            nearest
-        };
-        let candidates: Lists<u32> = points.iter().zip(candidates).map(with_far).collect();
-        let kept = backend.robust_prune(resident, &points, &candidates, prune)?;
-        pruned.set_rows(first_row, &kept, &candidates);
-        if (first_row as usize).is_multiple_of(RETURN_EVERY) {
-            return_freed_memory();
-        }
-        progress.advance(points.len() as u64);
-    }
-
+    // A distance from the middle times 16 (four times the length) exceeds nearly all; beyond, keys are equal.
+    let candidates =
+        CandidateParams { n, keep, largest_distance: 16.0 * reach, far: FAR_CANDIDATES, seed: params.seed };
+    let gathered = || gather_and_prune(backend, resident, &splitter, &clusters, candidates, prune, watch, progress);
+    let pruned = begin_again_as_needed(gathered)?;
+    drop(clusters);
     return_freed_memory();
 
     watch.stage("reverse", n as u64);
@@ -122,18 +84,65 @@ pub(crate) fn build_graph<B: Backend>(
     Ok(graph)
 }
 
-/// The `i`-th far candidate of a row.
-fn far_row(seed: u64, row: u32, i: u32, n: usize) -> u32 {
-    // SplitMix64's finalizer (Steele et al., OOPSLA 2014): any well-mixed function of the three will do.
-    let mut z = seed ^ (u64::from(row) << 32 | u64::from(i)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((z ^ (z >> 31)) % n as u64) as u32
+/// The pruned candidates that the leaves of all clusters name.
+#[expect(clippy::too_many_arguments, reason = "each is one thing, and there is one caller")]
+fn gather_and_prune<B: Backend>(
+    backend: &B,
+    resident: &B::Rows,
+    splitter: &Splitter<'_, B>,
+    clusters: &Lists<u32>,
+    params: CandidateParams,
+    prune: PruneParams,
+    watch: &mut Stopwatch<'_>,
+    progress: &dyn Progress,
+) -> Result<Pruned, BuilderError> {
+    watch.stage("leaves", clusters.items.len() as u64);
+    let mut candidates = backend.candidates(resident, params)?;
+    let leaf_k = match params.n {
+        // One leaf is all there is: all that is kept.
+        _ if clusters.len() == 1 => params.keep,
+        0..FEW_ROWS => LEAF_K_OF_FEW,
+        _ => LEAF_K,
+    };
+    let mut first = 0;
+    while first < clusters.len() {
+        let fits = |last: &usize| clusters.offsets[last + 1] - clusters.offsets[first] <= BATCH;
+        let last = (first + 1..clusters.len()).take_while(fits).last().map_or(first + 1, |last| last + 1);
+        candidates.add_leaves(&splitter.leaves(clusters, first..last)?, leaf_k)?;
+        progress.advance((clusters.offsets[last] - clusters.offsets[first]) as u64);
+        first = last;
+    }
+    return_freed_memory();
+
+    watch.stage("prune", params.n as u64);
+    let mut pruned = Pruned::new(params.n, prune.max_degree);
+    let mut returned = 0;
+    while let Some(rows) = candidates.prune_next(prune)? {
+        pruned.set_rows(&rows);
+        let done = rows.first_row as usize + rows.kept.len();
+        if done / RETURN_EVERY > returned {
+            returned = done / RETURN_EVERY;
+            return_freed_memory();
+        }
+        progress.advance(rows.kept.len() as u64);
+    }
+    Ok(pruned)
+}
+
+/// Does `work`, and does it again where a device that failed took what it had gathered with it. Every time there is one
+/// device less.
+fn begin_again_as_needed<R>(mut work: impl FnMut() -> Result<R, BuilderError>) -> Result<R, BuilderError> {
+    loop {
+        match work() {
+            Err(BuilderError::Backend(BackendError::BeginAgain { .. })) => {}
+            done => return done,
+        }
+    }
 }
 
 /// Says before the build what it will hold beside the rows: reservoirs, or later two graphs and the edges between.
 fn log_memory(n: usize, keep: usize, max_degree: usize) {
     let graph = max_degree * size_of::<u32>();
-    let most = n * Reservoirs::bytes_a_row(keep).max(3 * graph);
+    let most = n * kiln_kernels::reservoir::bytes_a_row(keep).max(3 * graph);
     tracing::info!("partition: about {} MiB of memory beside the rows", (most >> 20) + 1);
 }

@@ -3,14 +3,12 @@
 //! In: pruned lists, and beside each the candidates it did not keep. Out: a [`Graph`] in which each list is the union of
 //! the row's own edges and those that name it, pruned where it exceeds R, filled where it does not reach R.
 
-use kiln_kernels::{Backend, Lists, Progress, PruneParams};
+use kiln_kernels::candidates::NO_ROW;
+use kiln_kernels::{Backend, Lists, Progress, PruneParams, PrunedRows};
 use rayon::prelude::*;
 
 use super::Graph;
 use crate::error::BuilderError;
-
-/// No row.
-const NONE: u32 = u32::MAX;
 
 /// Rows pruned at a time.
 const BLOCK: usize = 1 << 14;
@@ -18,7 +16,7 @@ const BLOCK: usize = 1 << 14;
 /// Rows naming one row that are considered at most, as a multiple of R; of more, every so many-th.
 const NAMED_BY: usize = 8;
 
-/// Pruned lists: `kept` edges first, then the nearest candidates not kept, `(n, R)`, padded by [`NONE`].
+/// Pruned lists: `kept` edges first, then the nearest candidates not kept, `(n, R)`, padded by [`NO_ROW`].
 pub(super) struct Pruned {
     max_degree: usize,
     edges: Vec<u32>,
@@ -30,17 +28,11 @@ impl Pruned {
         Self { max_degree, edges: vec![0; n * max_degree], kept: vec![0; n] }
     }
 
-    /// Writes consecutive rows: what the prune kept of their candidates, which are in order.
-    pub(super) fn set_rows(&mut self, first_row: u32, kept: &Lists<u32>, candidates: &Lists<u32>) {
-        let (first, r) = (first_row as usize, self.max_degree);
-        let edges = &mut self.edges[first * r..(first + kept.len()) * r];
-        self.kept[first..].iter_mut().zip(kept.iter()).for_each(|(count, list)| *count = list.len() as u16);
-        edges.par_chunks_mut(r).enumerate().for_each(|(i, edges)| {
-            let kept = kept.get(i);
-            let others = candidates.get(i).iter().filter(|id| !kept.contains(id));
-            edges.fill(NONE);
-            edges.iter_mut().zip(kept.iter().chain(others)).for_each(|(edge, &id)| *edge = id);
-        });
+    /// Writes pruned rows.
+    pub(super) fn set_rows(&mut self, rows: &PrunedRows) {
+        let (first, r) = (rows.first_row as usize, self.max_degree);
+        self.edges[first * r..][..rows.edges.len()].copy_from_slice(&rows.edges);
+        self.kept[first..][..rows.kept.len()].copy_from_slice(&rows.kept);
     }
 
     fn kept(&self, row: u32) -> &[u32] {
@@ -106,7 +98,7 @@ pub(super) fn with_reverse_edges<B: Backend>(
                 list.extend_from_slice(union);
             }
             let fill = pruned.others(row).iter().chain(union);
-            for &id in fill.filter(|&&id| id != NONE) {
+            for &id in fill.filter(|&&id| id != NO_ROW) {
                 if list.len() == r {
                     break;
                 }

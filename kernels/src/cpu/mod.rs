@@ -8,6 +8,7 @@
 mod bytes;
 mod floats;
 mod leaves;
+mod measure;
 mod nearest;
 mod prune;
 mod quantise;
@@ -19,7 +20,8 @@ use std::sync::{Arc, OnceLock};
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
-use crate::backend::{Backend, BackendError, KMeansStep, Lists, MAX_DIM, PruneParams};
+use crate::backend::{Backend, BackendError, Ceilings, KMeansStep, Lists, PruneParams};
+use crate::checks::{check_encoding, check_ids, check_upload, same_count, same_dim, some_centroids};
 use crate::distance::{GraphAux, GraphGeometry, Isa, QueryGeometry, inverse_norm};
 use crate::element::Element;
 use crate::metric::Metric;
@@ -101,17 +103,12 @@ impl Backend for CpuBackend {
         format!("cpu ({}, {} threads)", self.isa.name(), rayon::current_num_threads())
     }
 
+    fn ceilings(&self) -> Result<Ceilings, BackendError> {
+        Ok(Ceilings { copy_bandwidth: self.copy_bandwidth(), matrix_rate: self.matrix_rate() })
+    }
+
     fn upload(&self, rows: Arc<Rows>, metric: Metric) -> Result<CpuRows, BackendError> {
-        if rows.len() >= u32::MAX as usize {
-            return Err(BackendError::TooManyRows { rows: rows.len() });
-        }
-        if rows.dim() > MAX_DIM {
-            return Err(BackendError::Shape {
-                operation: "upload",
-                expected: format!("at most {MAX_DIM} coordinates a row"),
-                got: rows.dim().to_string(),
-            });
-        }
+        check_upload(&rows)?;
         let aux = dispatch_rows!(rows.view(), v => GraphAux::new(v, metric));
         Ok(CpuRows { rows, metric, aux, sketch: OnceLock::new() })
     }
@@ -136,13 +133,7 @@ impl Backend for CpuBackend {
         lists: &Lists<u32>,
     ) -> Result<Vec<f32>, BackendError> {
         same_dim("gather distances", queries.rows.dim(), base.rows.dim())?;
-        if lists.len() != queries.rows.len() {
-            return Err(BackendError::Shape {
-                operation: "gather distances",
-                expected: format!("one list for each of {} queries", queries.rows.len()),
-                got: format!("{} lists", lists.len()),
-            });
-        }
+        same_count("gather distances", "list", lists.len(), "query", queries.rows.len())?;
         check_ids("gather distances", lists.items.iter().copied(), base.rows.len())?;
         Ok(with_pair(queries, base, self.isa, &mut GatherTask { queries, base, lists }))
     }
@@ -174,13 +165,7 @@ impl Backend for CpuBackend {
         candidates: &Lists<u32>,
         params: PruneParams,
     ) -> Result<Lists<u32>, BackendError> {
-        if candidates.len() != points.len() {
-            return Err(BackendError::Shape {
-                operation: "robust prune",
-                expected: format!("one candidate list for each of {} points", points.len()),
-                got: format!("{} lists", candidates.len()),
-            });
-        }
+        same_count("robust prune", "candidate list", candidates.len(), "point", points.len())?;
         let ids = points.iter().chain(&candidates.items).copied();
         check_ids("robust prune", ids, base.rows.len())?;
         Ok(
@@ -190,13 +175,7 @@ impl Backend for CpuBackend {
 
     fn kmeans_step(&self, points: &CpuRows, centroids: ArrayView2<'_, f32>) -> Result<KMeansStep, BackendError> {
         same_dim("k-means step", points.rows.dim(), centroids.ncols())?;
-        if centroids.nrows() == 0 {
-            return Err(BackendError::Shape {
-                operation: "k-means step",
-                expected: "at least one centroid".into(),
-                got: "none".into(),
-            });
-        }
+        some_centroids(centroids)?;
         Ok(quantise::kmeans_step(points, centroids, self.isa))
     }
 
@@ -206,18 +185,7 @@ impl Backend for CpuBackend {
         residual_to: Option<(ArrayView2<'_, f32>, &[u32])>,
         pq: &ProductQuantizer,
     ) -> Result<Array2<u8>, BackendError> {
-        same_dim("pq encode", rows.rows.dim(), pq.dim())?;
-        if let Some((centroids, assignments)) = residual_to {
-            same_dim("pq encode", rows.rows.dim(), centroids.ncols())?;
-            check_ids("pq encode", assignments.iter().copied(), centroids.nrows())?;
-            if assignments.len() != rows.rows.len() {
-                return Err(BackendError::Shape {
-                    operation: "pq encode",
-                    expected: format!("one assignment for each of {} rows", rows.rows.len()),
-                    got: format!("{}", assignments.len()),
-                });
-            }
-        }
+        check_encoding(rows.rows.len(), rows.rows.dim(), residual_to, pq)?;
         Ok(quantise::pq_encode(rows, residual_to, pq, self.isa))
     }
 }
@@ -225,22 +193,6 @@ impl Backend for CpuBackend {
 /// Row `i` of a contiguous matrix as a slice.
 pub(crate) fn row<'a, T>(rows: &ArrayView2<'a, T>, i: usize) -> &'a [T] {
     (*rows).index_axis_move(ndarray::Axis(0), i).to_slice().expect("rows are contiguous by construction")
-}
-
-fn same_dim(operation: &'static str, left: usize, right: usize) -> Result<(), BackendError> {
-    if left == right {
-        return Ok(());
-    }
-    Err(BackendError::Shape { operation, expected: format!("rows of {right} coordinates"), got: format!("{left}") })
-}
-
-fn check_ids(operation: &'static str, mut ids: impl Iterator<Item = u32>, n: usize) -> Result<(), BackendError> {
-    match ids.find(|&id| id as usize >= n) {
-        None => Ok(()),
-        Some(id) => {
-            Err(BackendError::Shape { operation, expected: format!("row numbers below {n}"), got: format!("{id}") })
-        }
-    }
 }
 
 /// Work over queries of type `A` and base rows of type `T`, once their types are known.

@@ -1,41 +1,55 @@
 //! Bounded reservoirs: the nearest distinct candidates of every row, whatever the order in which they arrive.
 //!
-//! In: per row, ascending lists of candidates. Out: its [`Reservoirs::keep`] nearest by (key, id), where the key is the
+//! In: per row, ascending lists of candidates. Out: its `keep` nearest by (key, id), where the key is the
 //! distance in 16 bits. Six bytes a place: with 1.5 R places a row and a few to overflow into, all reservoirs together
 //! stay below three times the bytes of the graph's ids. The order is total, so neither threads nor batches decide.
 
-use kiln_kernels::Scored;
+use std::collections::VecDeque;
+
 use rayon::prelude::*;
 
+use crate::topk::Scored;
+
 /// Places beyond those kept, so that rows are rarely cut back. Also what the search for copies steps by.
-const OVERFLOW: usize = 16;
+const OVERFLOW: usize = 8;
 
 /// Rows of a shard: what one thread owns while a batch is merged.
 const SHARD: usize = 4096;
 
 /// Distances in 16 bits, monotone: five of exponent and eleven of mantissa below a largest distance.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct DistanceKey {
+pub struct DistanceKey {
     lowest: u32,
 }
 
 impl DistanceKey {
     /// Keys that tell distances apart between `largest` and 2^-32 of it; beyond, keys are equal.
-    pub(super) fn new(largest: f32) -> Self {
+    pub fn new(largest: f32) -> Self {
         Self { lowest: (largest.to_bits() >> 12).saturating_sub(u32::from(u16::MAX)) }
     }
 
+    /// What is taken from the upper 20 bits of a distance.
+    pub(crate) fn lowest(self) -> u32 {
+        self.lowest
+    }
+
     #[inline(always)]
-    fn of(self, distance: f32) -> u16 {
+    /// The key of a distance.
+    pub fn of(self, distance: f32) -> u16 {
         (distance.to_bits() >> 12).saturating_sub(self.lowest).min(u32::from(u16::MAX)) as u16
     }
 }
 
+/// Bytes a row of reservoirs that keep `keep` candidates.
+pub fn bytes_a_row(keep: usize) -> usize {
+    (keep + OVERFLOW) * (size_of::<u32>() + size_of::<u16>()) + size_of::<(u16, bool)>()
+}
+
 /// The reservoirs of all rows, in shards of consecutive rows.
-pub(super) struct Reservoirs {
+pub(crate) struct Reservoirs {
     key: DistanceKey,
     keep: usize,
-    shards: Vec<Shard>,
+    shards: VecDeque<Shard>,
 }
 
 struct Shard {
@@ -48,13 +62,8 @@ struct Shard {
 }
 
 impl Reservoirs {
-    /// Bytes a row.
-    pub(super) fn bytes_a_row(keep: usize) -> usize {
-        (keep + OVERFLOW) * (size_of::<u32>() + size_of::<u16>()) + size_of::<(u16, bool)>()
-    }
-
     /// Empty reservoirs of `keep` candidates for each of `n` rows.
-    pub(super) fn new(n: usize, keep: usize, key: DistanceKey) -> Self {
+    pub(crate) fn new(n: usize, keep: usize, key: DistanceKey) -> Self {
         let shard = |first: usize| {
             let rows = SHARD.min(n - first);
             let places = rows * (keep + OVERFLOW);
@@ -64,7 +73,7 @@ impl Reservoirs {
     }
 
     /// Offers each row `rows[i]` the candidates `lists(i)`, ascending.
-    pub(super) fn offer<'a>(&mut self, rows: &[u32], lists: impl Fn(usize) -> &'a [Scored] + Sync) {
+    pub(crate) fn offer<'a>(&mut self, rows: &[u32], lists: impl Fn(usize) -> &'a [Scored] + Sync) {
         // Positions by shard, then by row, so that a row's places are touched once a batch.
         let mut ends = vec![0usize; self.shards.len() + 1];
         rows.iter().for_each(|&row| ends[row as usize / SHARD + 1] += 1);
@@ -86,7 +95,7 @@ impl Reservoirs {
             parts.push(part);
             rest = after;
         }
-        self.shards.par_iter_mut().zip(parts).for_each_init(Vec::new, |scratch, (shard, part)| {
+        self.shards.make_contiguous().par_iter_mut().zip(parts).for_each_init(Vec::new, |scratch, (shard, part)| {
             part.sort_unstable();
             for entry in part.iter() {
                 shard.offer((entry >> 32) as u32, lists(*entry as u32 as usize), key, keep, scratch);
@@ -94,19 +103,17 @@ impl Reservoirs {
         });
     }
 
-    /// Empties the reservoirs shard by shard, in order: (first row, each row's candidates, nearest first). Their memory
-    /// goes as they go.
-    pub(super) fn drain(self) -> impl Iterator<Item = (u32, Vec<Vec<u32>>)> {
-        let keep = self.keep;
-        self.shards.into_iter().map(move |shard| {
-            let rows = (0..shard.used.len()).into_par_iter().map_init(Vec::new, |scratch, row| {
-                shard.load(row, keep, scratch);
-                scratch.sort_unstable();
-                scratch.truncate(keep);
-                scratch.iter().map(|&entry| entry as u32).collect()
-            });
-            (shard.first_row, rows.collect())
-        })
+    /// Empties the next shard, in order: (first row, each row's candidates, nearest first). Its memory goes; `None` after the
+    /// last.
+    pub(crate) fn take_next(&mut self) -> Option<(u32, Vec<Vec<u32>>)> {
+        let (shard, keep) = (self.shards.pop_front()?, self.keep);
+        let rows = (0..shard.used.len()).into_par_iter().map_init(Vec::new, |scratch, row| {
+            shard.load(row, keep, scratch);
+            scratch.sort_unstable();
+            scratch.truncate(keep);
+            scratch.iter().map(|&entry| entry as u32).collect()
+        });
+        Some((shard.first_row, rows.collect()))
     }
 }
 
@@ -214,7 +221,8 @@ mod tests {
                     let rows: Vec<u32> = batch.iter().map(|(row, _)| *row).collect();
                     reservoirs.offer(&rows, |i| &batch[i].1);
                 }
-                let got: Vec<Vec<u32>> = reservoirs.drain().flat_map(|(_, rows)| rows).collect();
+                let got: Vec<Vec<u32>> =
+                    std::iter::from_fn(|| reservoirs.take_next()).flat_map(|(_, rows)| rows).collect();
                 let wanted: Vec<Vec<u32>> = wanted.iter().map(|l| l.iter().map(|(_, id)| *id).collect()).collect();
                 assert_eq!(got, wanted);
             }
