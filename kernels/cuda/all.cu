@@ -1,0 +1,11 @@
+// All kernels as one translation unit: one cubin a target, loaded once. Every .cu file here must be named.
+#include "argmin.cu"
+#include "encode.cu"
+#include "gather.cu"
+#include "kmeans.cu"
+#include "lists.cu"
+#include "prune.cu"
+#include "reservoir.cu"
+#include "rows.cu"
+#include "select.cu"
+#include "selftest.cu"
