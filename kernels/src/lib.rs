@@ -5,26 +5,37 @@
 //! [`conformance`] suite holds each backend against the plain twins in [`plain`].
 
 pub mod backend;
+pub mod candidates;
+mod checks;
 pub mod codec;
 pub mod conformance;
 pub mod cpu;
+pub mod cuda;
+pub mod devices;
 pub mod distance;
 pub mod edge_codes;
 pub mod element;
 pub mod kmeans;
 pub mod metric;
+pub mod out_of_core;
 pub mod plain;
 pub mod pq;
 pub mod progress;
+pub mod reservoir;
 pub mod rotation;
 pub mod rows;
 pub mod topk;
+pub mod wgpu;
 
-pub use backend::{Backend, BackendError, KMeansStep, Lists, MAX_DIM, PruneParams};
+pub use self::wgpu::WgpuBackend;
+pub use backend::{Backend, BackendError, Ceilings, KMeansStep, Lists, MAX_DIM, PruneParams};
+pub use candidates::{CandidateParams, Candidates, PrunedRows};
 pub use cpu::CpuBackend;
+pub use devices::Devices;
 pub use element::{DType, Element};
 pub use half::f16;
 pub use metric::Metric;
+pub use out_of_core::OutOfCore;
 pub use progress::{NoProgress, Progress};
 pub use rows::{Rows, RowsView};
 pub use topk::{Neighbors, PAD_ID, Scored, TopK};

@@ -184,6 +184,17 @@ impl BruteForce {
         }
     }
 
+    /// How many of the answers are as near as the k-th nearest row, k being their number.
+    pub fn hits(&self, queries: &Rows, query: usize, hits: &Hits) -> usize {
+        let wide = queries.view().to_f32();
+        let point = wide.row(query);
+        let own: Vec<f64> = self.base.outer_iter().map(|row| distance(self.metric, point, row)).collect();
+        let mut exact = own.clone();
+        exact.sort_by(f64::total_cmp);
+        let within = |&&id: &&u64| own[id as usize] <= exact[hits.ids.len() - 1] + 1e-6;
+        hits.ids.iter().filter(within).count()
+    }
+
     /// The hits are the min(k, n) nearest rows, nearest first, each once and at its distance; of rows at one
     /// distance any will do.
     pub fn check(&self, queries: &Rows, query: usize, k: usize, hits: &Hits, what: &str) {
