@@ -6,7 +6,10 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{StdoutClosed, UsageError, bench, build, completions, datasets, devices, inspect, report, search, tune};
+use commands::{
+    StdoutClosed, UsageError, bench, bench_kernels, build, completions, datasets, devices, inspect, report, search,
+    tune,
+};
 
 /// Builds, searches and measures approximate-nearest-neighbour indexes that live in one file on an SSD.
 #[derive(Parser)]
@@ -58,8 +61,11 @@ enum Command {
     /// List the devices that can compute
     #[command(display_order = 8)]
     Devices(devices::Args),
-    /// Print a shell completion script, or write man pages
+    /// Measure every stage of a device beside what it can do at most
     #[command(display_order = 9)]
+    BenchKernels(bench_kernels::Args),
+    /// Print a shell completion script, or write man pages
+    #[command(display_order = 10)]
     Completions(completions::Args),
 }
 
@@ -75,6 +81,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(args),
         Command::Datasets(args) => datasets::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::BenchKernels(args) => bench_kernels::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),
     };
     match outcome {

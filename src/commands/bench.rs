@@ -7,10 +7,10 @@ use kiln_datasets::Dataset;
 use kiln_eval::metrics::{build_row, search_row};
 use kiln_eval::record::RunData;
 use kiln_eval::{IndexSpec, Plan, run_bench};
-use kiln_kernels::CpuBackend;
 use serde_json::json;
 
 use super::build::{ParamArgs, describe};
+use super::device::DeviceArgs;
 use super::search::{NavigateArg, ResidencyArg};
 use super::{IndexArg, MetricArg, UsageError, metric_of, open_dataset, print, summary, with_threads, write_json};
 use crate::terminal::TerminalProgress;
@@ -70,6 +70,8 @@ pub struct Args {
     out: Option<PathBuf>,
     #[command(flatten)]
     params: ParamArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Write all figures, as JSON, to this file (- for standard output)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -105,7 +107,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let progress = TerminalProgress::new();
     let widest = threads.iter().copied().max();
-    let data = with_threads(widest, || run_bench(&plan, &dataset, &CpuBackend::new(), &progress))??;
+    let data = with_threads(widest, || -> anyhow::Result<RunData> {
+        Ok(run_bench(&plan, &dataset, &args.device.open()?, &progress)?)
+    })??;
     drop(progress);
 
     let report = out.join("report.html");

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use kiln_builder::{BuildReport, BuildRequest, GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout};
 use kiln_datasets::RowSource;
-use kiln_kernels::CpuBackend;
 use kiln_kernels::codec::CodecKind;
 use kiln_kernels::pq::CodeBits;
 use serde_json::{Map, Value, json};
 
+use super::device::DeviceArgs;
 use super::{IndexArg, MetricArg, UsageError, bytes, metric_of, open_dataset, print, with_threads, write_json};
 use crate::terminal::TerminalProgress;
 
@@ -43,19 +43,11 @@ pub struct Args {
     /// Threads to use [default: all]
     #[arg(long, value_name = "T")]
     threads: Option<usize>,
-    /// What computes
-    #[arg(long, value_enum, default_value = "cpu")]
-    device: DeviceArg,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Write what was built, as JSON, to this file (- for standard output)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-}
-
-/// Devices that can be asked for.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum DeviceArg {
-    /// The processor
-    Cpu,
 }
 
 /// How a graph is built.
@@ -235,7 +227,6 @@ pub fn describe(params: &IndexParams) -> String {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let DeviceArg::Cpu = args.device;
     let dataset = open_dataset(&args.dataset)?;
     let metric = metric_of(args.metric, &dataset)?;
     let params = args.params.resolve(args.index.into(), dataset.base.as_ref())?;
@@ -250,7 +241,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         out: &args.out,
     };
     let progress = TerminalProgress::new();
-    let report = with_threads(args.threads, || kiln_builder::build(&CpuBackend::new(), &request, &progress))??;
+    let report = with_threads(args.threads, || -> anyhow::Result<BuildReport> {
+        Ok(kiln_builder::build(&args.device.open()?, &request, &progress)?)
+    })??;
     drop(progress);
     if let Some(path) = &args.json {
         write_json(path, &document(&report))?;

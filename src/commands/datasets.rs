@@ -10,6 +10,7 @@ use kiln_datasets::{
 use kiln_kernels::{CpuBackend, DType, Metric};
 use serde_json::json;
 
+use super::device::DeviceArgs;
 use super::{
     MetricArg, UsageError, bytes, cache_dir, metric_of, open_dataset, print, shape, summary, thousands, with_threads,
     write_json,
@@ -112,6 +113,8 @@ struct TruthArgs {
     /// Threads to use [default: all]
     #[arg(long, value_name = "T")]
     threads: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(clap::Args)]
@@ -149,6 +152,8 @@ struct SynthArgs {
     /// The file to write; its extension names the format
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Element types.
@@ -282,8 +287,8 @@ fn truth(args: TruthArgs) -> anyhow::Result<()> {
     };
     let progress = TerminalProgress::new();
     let base = dataset.base.as_ref();
-    let truth = with_threads(args.threads, || {
-        exact_truth(&CpuBackend::new(), base, queries, metric, args.k, TRUTH_MEMORY, &progress)
+    let truth = with_threads(args.threads, || -> anyhow::Result<Truth> {
+        Ok(exact_truth(&args.device.open()?, base, queries, metric, args.k, TRUTH_MEMORY, &progress)?)
     })??;
     let content = Content { base, queries: Some(queries), truth: Some(&truth), metric: Some(metric) };
     write_truth(&content, &args.out, &progress)?;
@@ -306,7 +311,7 @@ fn synth(args: SynthArgs) -> anyhow::Result<()> {
     if whole {
         let queries = base.queries(args.queries);
         let k = args.k.min(usize::try_from(args.rows).unwrap_or(usize::MAX));
-        let truth = exact_truth(&CpuBackend::new(), &base, &queries, Metric::L2, k, TRUTH_MEMORY, &progress)?;
+        let truth = exact_truth(&args.device.open()?, &base, &queries, Metric::L2, k, TRUTH_MEMORY, &progress)?;
         let content = Content { base: &base, queries: Some(&queries), truth: Some(&truth), metric: Some(Metric::L2) };
         convert(&content, &args.out, &progress)?;
     } else {
