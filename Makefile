@@ -9,12 +9,14 @@ DEMO   := kiln-runs/demo
 .DEFAULT_GOAL := help
 # The steps of a target run in the order in which they are named, under `make -j` too.
 .NOTPARALLEL:
-.PHONY: help setup setup-test bench bench-kernels test fmt check-fmt clippy docs check-scripts doc-tests tests
+.PHONY: help setup setup-test bench bench-kernels test fmt check-fmt clippy docs check-scripts check-kernels doc-tests \
+  tests gpu-check
 
 help:
 	@echo 'make bench   build kiln, measure both indexes on the built-in data set, write a report'
 	@echo 'make bench-kernels   each kernel beside the measured peak of this machine, in a minute'
-	@echo 'make test    formatting, lints, documentation, scripts, then all tests'
+	@echo 'make gpu-check   the bundle that proves and measures the CUDA backend on a machine with a GPU'
+	@echo 'make test    formatting, lints, documentation, scripts, CUDA kernels, then all tests'
 	@echo 'make setup   install the system packages that are missing (bench and test do this by themselves)'
 	@echo 'make fmt     format the Rust sources'
 	@echo 'make docs    build the API documentation; warnings are errors'
@@ -36,7 +38,7 @@ bench-kernels:
 	$(CARGO) bench -p kiln-kernels
 
 # The tests come last, so that the last lines printed are their summary.
-test: setup-test check-fmt clippy docs check-scripts doc-tests tests
+test: setup-test check-fmt check-scripts check-kernels clippy docs doc-tests tests
 
 fmt: setup-test
 	$(CARGO) fmt
@@ -60,6 +62,23 @@ check-scripts:
 	  $(PYTHON) -c 'import sys; path = sys.argv[1]; compile(open(path, "rb").read(), path, "exec")' "$$file" || exit 1; \
 	  if grep -q -e '"--selftest"' "$$file"; then $(PYTHON) -B "$$file" --selftest || exit 1; fi; \
 	done
+
+# The embedded CUDA kernels are those of the sources, and compile again to the same bytes. Without Python nothing can be
+# checked; without the toolchain from PyPI the second half cannot, which is a failure where KILN_REQUIRE names nvrtc.
+check-kernels:
+	@if ! command -v $(PYTHON) >/dev/null 2>&1; then \
+	  echo "SKIPPED: the CUDA kernels were not checked, there is no $(PYTHON)" >&2; exit 0; \
+	fi; \
+	sh scripts/build_kernels.sh --check && $(PYTHON) -B scripts/gpu_check/record.py --list --check || exit 1; \
+	if sh scripts/build_kernels.sh --install; then \
+	  sh scripts/build_kernels.sh --verify; \
+	else \
+	  case ",$$KILN_REQUIRE," in *,nvrtc,*) exit 1 ;; esac; \
+	  echo "SKIPPED: the CUDA kernels were not compiled: NVRTC could not be installed with pip" >&2; \
+	fi
+
+gpu-check: setup
+	sh scripts/gpu_check.sh
 
 doc-tests:
 	$(CARGO) test --workspace --doc

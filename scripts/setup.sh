@@ -5,7 +5,9 @@
 #
 # Needed: cargo, a C compiler (rustc links through it), pkg-config, and HDF5 with its headers. The last three are
 # installed with the system's package manager, as root or through sudo, without questions. cargo is never installed:
-# we only say how. --test also asks for what `make test` runs, rustfmt and clippy.
+# we only say how. --test also asks for what `make test` runs, rustfmt and clippy, and installs a software Vulkan where
+# there is no Vulkan and it can, and a C++ compiler: the tests of the wgpu backend and of the CUDA kernels on their emulator
+# need them, and are skipped, with a word, where they are not.
 
 set -eu
 
@@ -39,6 +41,20 @@ correct or unset it"
   fi
 }
 
+# A loader, and a driver for it to load. Metal and DirectX come with their systems.
+has_vulkan() {
+  [ "$system" = Linux ] || return 0
+  loader=
+  for file in /usr/lib*/libvulkan.so.1 /usr/lib*/*/libvulkan.so.1 /usr/local/lib*/libvulkan.so.1; do
+    if [ -e "$file" ]; then loader=$file; fi
+  done
+  [ -n "$loader" ] || return 1
+  for driver in /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json /usr/local/share/vulkan/icd.d/*.json; do
+    if [ -f "$driver" ]; then return 0; fi
+  done
+  return 1
+}
+
 # Sets `missing`, words out of: compiler pkg-config hdf5.
 look() {
   missing=
@@ -67,18 +83,28 @@ package() {
     apt-get:compiler) echo gcc libc6-dev ;;
     apt-get:pkg-config) echo pkg-config ;;
     apt-get:hdf5) echo libhdf5-dev ;;
+    apt-get:vulkan) echo libvulkan1 mesa-vulkan-drivers ;;
+    apt-get:g++) echo g++ ;;
     dnf:compiler) echo gcc ;;
     dnf:pkg-config) echo pkgconf-pkg-config ;;
     dnf:hdf5) echo hdf5-devel ;;
+    dnf:vulkan) echo vulkan-loader mesa-vulkan-drivers ;;
+    dnf:g++) echo gcc-c++ ;;
     pacman:compiler) echo gcc ;;
     pacman:pkg-config) echo pkgconf ;;
     pacman:hdf5) echo hdf5 ;;
+    pacman:vulkan) echo vulkan-icd-loader vulkan-swrast ;;
+    pacman:g++) echo gcc ;;
     zypper:compiler) echo gcc ;;
     zypper:pkg-config) echo pkg-config ;;
     zypper:hdf5) echo hdf5-devel ;;
+    zypper:vulkan) echo libvulkan1 libvulkan_lvp ;;
+    zypper:g++) echo gcc-c++ ;;
     apk:compiler) echo gcc musl-dev ;;
     apk:pkg-config) echo pkgconf ;;
     apk:hdf5) echo hdf5-dev ;;
+    apk:vulkan) echo vulkan-loader mesa-vulkan-swrast ;;
+    apk:g++) echo g++ ;;
     brew:compiler) if [ "$system" != Darwin ]; then echo gcc; fi ;;
     brew:pkg-config) echo pkgconf ;;
     brew:hdf5) echo hdf5 ;;
@@ -156,6 +182,23 @@ $(printf '%s\n' "$lines" | sed 's/^/    /')"
   esac
 }
 
+# Not having it is no failure: install_optional THING WHAT USE
+install_optional() {
+  manager=$(find_manager)
+  packages=
+  [ "$manager" = none ] || packages=$(package "$manager" "$1")
+  if [ -n "$packages" ] && root=$(become_root "$manager"); then
+    say "There is no $2, $3. Installing with $manager: $packages"
+    # shellcheck disable=SC2086  # a list of words
+    commands "$manager" $packages | while IFS= read -r line; do
+      say "+ ${root:+$root }$line"
+      # shellcheck disable=SC2086  # command lines, made of words without spaces
+      $root $line </dev/null >&2 || exit 1
+    done && return
+  fi
+  say "SKIPPED: there is no $2, $3${packages:+ (wanted: $packages)}"
+}
+
 # --- Rust ------------------------------------------------------------------------------------------------------------
 
 rust_hint="Get Rust from https://rustup.rs (no root needed), open a new shell, and try again"
@@ -199,3 +242,7 @@ system=$(uname -s)
 check_rust "${1:-}"
 look
 [ -z "$missing" ] || install_missing
+if [ "${1:-}" = --test ]; then
+  has_vulkan || install_optional vulkan Vulkan "on which the wgpu backend is tested"
+  has g++ || install_optional g++ "C++ compiler" "with which CUDA kernels are tested on their emulator"
+fi
