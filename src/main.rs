@@ -70,6 +70,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    terminal::expect_no_display();
     let cli = Cli::parse();
     terminal::start_logging(cli.quiet, cli.verbose);
     let outcome = match cli.command {

@@ -12,6 +12,15 @@ use tracing_subscriber::EnvFilter;
 /// The bar on the terminal, so that log lines are printed above it and not through it.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
+/// Keeps Mesa's layer that sorts Vulkan devices from asking a display which does not exist, and from writing an error about
+/// it to standard error. Call it first in `main`.
+pub fn expect_no_display() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() && std::env::var_os("NODEVICE_SELECT").is_none() {
+        // SAFETY: nothing else runs yet that could read the environment at the same time.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
 /// Sends logs to standard error. `KILN_LOG` overrides the two switches (`KILN_LOG=debug`).
 pub fn start_logging(quiet: bool, verbose: bool) {
     let default = if quiet {
