@@ -159,27 +159,33 @@ fn a_flipped_byte_that_a_search_reads_never_goes_unnoticed() {
 #[test]
 fn on_the_drive_a_damaged_page_is_named_by_the_query_that_reads_it() {
     for built in indexes() {
-        let mut bytes = built.bytes();
+        let sound = built.bytes();
         let read_late = if built.report.index == IndexKind::Vamana { "nodes" } else { "vectors" };
         let (_, range) = sections(&built.path).into_iter().find(|(name, _)| *name == read_late).expect("there");
-        // The last page: that of the entry would cost every query.
-        let at = range.end.next_multiple_of(PAGE) - PAGE;
-        bytes[at] ^= 0x80;
-        std::fs::write(&built.path, &bytes).expect("written");
-        let index = Index::open(&built.path, Residency::Ssd).expect("the damage is not read yet");
-        let queries = rows();
-        let params = SearchParams { k: 1, effort: everything(index.kind(), N) };
-        let error = index.search(&queries.view().slice(0..1), &params).expect_err("damaged");
-        assert!(matches!(error, BuilderError::Damaged { .. }), "{error:?}");
-        let (message, page) = (message_naming(&built.path, &error), at / PAGE);
-        assert!(message.contains(&format!("page {page} (byte {})", page * PAGE)), "{message}");
-        // A query that reads other pages is answered, and the same index still answers it afterwards.
-        let little = if built.report.index == IndexKind::Vamana { graph(1) } else { lists(1, 1) };
-        let answered = (0..N).filter(|&query| {
-            let query = queries.view().slice(query..query + 1);
-            index.search(&query, &SearchParams { k: 1, effort: little }).is_ok()
-        });
-        assert!(answered.count() > 0, "one damaged page cost every query");
+        let mut answered = Vec::new();
+        for at in range.step_by(PAGE) {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 0x80;
+            std::fs::write(&built.path, &bytes).expect("written");
+            let index = Index::open(&built.path, Residency::Ssd).expect("the damage is not read yet");
+            let queries = rows();
+            let params = SearchParams { k: 1, effort: everything(index.kind(), N) };
+            let error = index.search(&queries.view().slice(0..1), &params).expect_err("damaged");
+            assert!(matches!(error, BuilderError::Damaged { .. }), "{error:?}");
+            let (message, page) = (message_naming(&built.path, &error), at / PAGE);
+            assert!(message.contains(&format!("page {page} (byte {})", page * PAGE)), "{message}");
+            // A query that reads other pages is answered, and the same index still answers it afterwards. By codes a walk reads
+            // the few nodes that it visits, and not the pages of all their neighbours.
+            let little = if built.report.index == IndexKind::Vamana { by_codes(1) } else { lists(1, 1) };
+            let others = (0..N).filter(|&query| {
+                let query = queries.view().slice(query..query + 1);
+                index.search(&query, &SearchParams { k: 1, effort: little }).is_ok()
+            });
+            answered.push(others.count());
+        }
+        // A page that all searches pass through costs every query; most are not.
+        let spared = answered.iter().filter(|&&count| count > 0).count();
+        assert!(2 * spared > answered.len(), "queries answered beside each damaged page: {answered:?}");
     }
 }
 
