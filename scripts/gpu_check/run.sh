@@ -64,7 +64,13 @@ ivf() {
 
 stage() {
   case $1 in
-    conformance) KILN_REQUIRE=cuda "$here/conformance" cuda:: --nocapture --test-threads 4 ;;
+    conformance)
+      # What tests say goes to a file of its own: verdicts stay whole lines.
+      KILN_REQUIRE=cuda "$here/conformance" cuda:: --nocapture --test-threads 4 2>"$out/conformance.err" || {
+        cat "$out/conformance.err"
+        return 1
+      }
+      ;;
     kernels)
       kiln devices --json "$out/devices.json" &&
         kiln bench-kernels --device cuda --rows 1000000 --dim 128 --dtype u8,f32,f16 --json "$out/kernels-128.json" &&
