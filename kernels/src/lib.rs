@@ -5,6 +5,7 @@
 //! [`conformance`] suite holds each backend against the plain twins in [`plain`].
 
 pub mod backend;
+mod batches;
 pub mod candidates;
 mod checks;
 pub mod codec;

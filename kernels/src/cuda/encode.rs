@@ -3,9 +3,10 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use super::driver::{Arg, Buffer, Gpu, in_batches};
+use super::driver::{Arg, Buffer, Gpu};
 use super::rows::{CudaRows, per_type};
 use crate::backend::BackendError;
+use crate::batches::in_batches;
 use crate::pq::{CodeBits, ProductQuantizer};
 
 const OPERATION: &str = "pq encode";

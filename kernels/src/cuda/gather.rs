@@ -2,9 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::driver::{Arg, Gpu, in_batches};
+use super::driver::{Arg, Gpu};
 use super::rows::{CudaRows, InverseNorms};
 use crate::backend::{BackendError, Lists};
+use crate::batches::in_batches;
 use crate::element::DType;
 
 const OPERATION: &str = "gather distances";

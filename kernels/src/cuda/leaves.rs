@@ -4,10 +4,11 @@
 //! stay on the device. Each leaf is cut into tiles of 128 members against the whole leaf; one launch takes the
 //! tiles of many leaves. Twins: [`crate::plain::leaf_neighbors`].
 
-use super::driver::{Buffer, Gpu, in_batches};
+use super::driver::{Buffer, Gpu};
 use super::product::{Answers, Certificate, Form, Item, Mode, RowSet, Search, TILE};
 use super::rows::CudaRows;
 use crate::backend::{BackendError, Lists};
+use crate::batches::in_batches;
 use crate::topk::{PAD_ID, Scored};
 
 const LEAVES: &str = "leaf neighbors";

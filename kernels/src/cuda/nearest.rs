@@ -7,10 +7,11 @@
 
 use ndarray::s;
 
-use super::driver::{Gpu, in_batches};
+use super::driver::Gpu;
 use super::product::{Certificate, Form, Item, Mode, RowSet, Search, TILE};
 use super::rows::CudaRows;
 use crate::backend::BackendError;
+use crate::batches::in_batches;
 use crate::topk::Neighbors;
 
 const OPERATION: &str = "nearest";

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::driver::{Arg, Buffer, Gpu, in_batches};
+use super::driver::{Arg, Buffer, Gpu};
 use super::product::{Form, Mode, RowSet};
 use super::rows::CudaRows;
 use crate::backend::{BackendError, Lists, PruneParams};
+use crate::batches::in_batches;
 
 const OPERATION: &str = "robust prune";
 const THREADS: u32 = 128;

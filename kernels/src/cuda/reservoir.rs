@@ -9,11 +9,12 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::driver::{Arg, Buffer, Gpu, in_batches};
+use super::driver::{Arg, Buffer, Gpu};
 use super::leaves::{LeafBatch, each_leaf_batch};
 use super::prune::{Kept, Pruning};
 use super::rows::CudaRows;
 use crate::backend::{BackendError, Lists, PruneParams};
+use crate::batches::in_batches;
 use crate::candidates::{CandidateParams, Candidates, PrunedRows};
 use crate::checks::{check_ids, same_count};
 use crate::reservoir::DistanceKey;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use ndarray::Array2;
 
-use super::driver::{Arg, Gpu, in_batches};
+use super::driver::{Arg, Gpu};
 use super::{CudaBackend, Emulation};
 use crate::backend::{Backend, BackendError, Lists};
+use crate::batches::in_batches;
 use crate::conformance::random_rows;
 use crate::cpu::CpuBackend;
 use crate::distance::quantiser_rows;

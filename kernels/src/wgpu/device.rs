@@ -4,7 +4,6 @@
 //! gives its most telling error back: a lost device first, then memory, then anything else.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -139,24 +138,6 @@ impl Gpu {
 pub(super) fn fold(total: u64) -> (u32, u32) {
     let width = total.clamp(1, u64::from(GROUPS));
     (width as u32, total.div_ceil(width).max(1) as u32)
-}
-
-/// Calls `work` on consecutive ranges of `0..n`, of `batch` at first; a batch that does not fit into memory is halved.
-pub(super) fn in_batches(
-    n: usize,
-    batch: usize,
-    mut work: impl FnMut(Range<usize>) -> Result<(), BackendError>,
-) -> Result<(), BackendError> {
-    let (mut first, mut batch) = (0, batch.max(1));
-    while first < n {
-        let end = n.min(first + batch);
-        match work(first..end) {
-            Ok(()) => first = end,
-            Err(BackendError::OutOfMemory { .. }) if end - first > 1 => batch = (end - first) / 2,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Work on a device under the name of a backend method.

@@ -6,10 +6,11 @@
 
 use std::ops::Range;
 
-use super::device::{Buffer, Gpu, Task, fold, in_batches};
+use super::device::{Buffer, Gpu, Task, fold};
 use super::pipelines::{Constants, Distance, Kernel};
 use super::rows::{Block, NUMBERS, WgpuRows};
 use crate::backend::{BackendError, Lists};
+use crate::batches::in_batches;
 use crate::topk::{Neighbors, PAD_ID, Scored};
 
 /// Rows of a tile.

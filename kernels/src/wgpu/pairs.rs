@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::device::{Task, fold, in_batches};
+use super::device::{Task, fold};
 use super::pipelines::{Constants, Distance, Kernel};
 use super::rows::{Block, WgpuRows};
 use crate::backend::BackendError;
+use crate::batches::in_batches;
 
 /// Pairs of one workgroup of `pairs.wgsl`.
 const GROUP: u64 = 8;

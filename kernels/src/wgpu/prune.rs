@@ -3,11 +3,12 @@
 
 use std::ops::Range;
 
-use super::device::{Task, fold, in_batches};
+use super::device::{Task, fold};
 use super::pairs::distances;
 use super::pipelines::{Constants, Distance, Kernel};
 use super::rows::{Block, NUMBERS, WgpuRows};
 use crate::backend::{BackendError, Lists, PruneParams};
+use crate::batches::in_batches;
 use crate::topk::Scored;
 
 /// Candidates that workgroup memory holds; `SHORT` in `prune.wgsl`.

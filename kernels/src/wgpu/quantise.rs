@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2};
 
-use super::device::{Buffer, Task, fold, in_batches};
+use super::device::{Buffer, Task, fold};
 use super::nearest::scored;
 use super::pipelines::{Commands, Constants, Kernel};
 use super::rows::{Block, Shape, WgpuRows, widen, widening};
 use crate::backend::{BackendError, KMeansStep, Lists};
+use crate::batches::in_batches;
 use crate::element::DType;
 use crate::metric::Metric;
 use crate::pq::ProductQuantizer;

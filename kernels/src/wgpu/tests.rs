@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use ndarray::{Array2, array};
 
-use super::device::in_batches;
 use super::{WgpuBackend, WgpuOptions};
 use crate::backend::{Backend, BackendError, Lists, MAX_DIM, PruneParams};
+use crate::batches::in_batches;
 use crate::conformance::{TOLERANCE, random_rows};
 use crate::cpu::CpuBackend;
 use crate::element::{DType, Element};

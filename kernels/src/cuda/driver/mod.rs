@@ -331,25 +331,3 @@ impl Gpu {
         }
     }
 }
-
-/// Runs `work` over `0..total` in order, `batch` at a time. Where the device has not the memory for a batch, that batch is
-/// tried again at half the size, down to one.
-pub(crate) fn in_batches(
-    total: usize,
-    batch: usize,
-    mut work: impl FnMut(Range<usize>) -> Result<(), BackendError>,
-) -> Result<(), BackendError> {
-    let (mut start, mut batch) = (0, batch.max(1));
-    while start < total {
-        let end = total.min(start + batch);
-        match work(start..end) {
-            Ok(()) => start = end,
-            Err(BackendError::OutOfMemory { bytes, operation, .. }) if end - start > 1 => {
-                batch = (end - start) / 2;
-                tracing::debug!("{operation}: {bytes} bytes are not to be had; going on with batches of {batch}");
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
