@@ -4,15 +4,22 @@
 //! handle type; what comes back to the host is small: neighbours, edges, centroid sums, codes.
 //!
 //! Under [`Metric::Cosine`] rows are stored as given, beside their norms; the methods that average or
-//! quantise (`kmeans_step`, `pq_encode`) see each row divided by its norm (a zero row stays zero).
+//! quantise (`kmeans_step`, `pq_encode`, `rabitq_encode`, codes of `pack_nodes`) see each row divided by its norm (a zero row
+//! stays zero).
 
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2};
 
+use crate::adjacency::Adjacency;
 use crate::candidates::{CandidateParams, Candidates, HostCandidates};
+use crate::codec::Rabitq;
+use crate::graph_search::{self, GraphNeighbors, GraphSearchParams};
 use crate::metric::Metric;
+use crate::nodes::NodeBlock;
 use crate::pq::ProductQuantizer;
+use crate::progress::Progress;
+use crate::reverse::{self, Pruned};
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
 
@@ -253,6 +260,25 @@ pub trait Backend: Send + Sync {
         pq: &ProductQuantizer,
     ) -> Result<Array2<u8>, BackendError>;
 
+    /// The finished pages of consecutive nodes, whole ones: vector records, places, and in the `inline` layout the
+    /// neighbours' codes. Records and places are those that the host would write, bit by bit. A level of a code may be one off
+    /// where a coordinate lies within rounding (1e-5 of its vector's length) of the border of two; factors are those of the
+    /// levels, rounded to f16. CPU and CUDA make the same operations in the same order, and so the same bytes; WGSL leaves a
+    /// device free to fuse and to round quotients and roots as it likes, so wgpu's may differ in the last place.
+    fn pack_nodes(&self, rows: &Self::Rows, nodes: &NodeBlock<'_>) -> Result<Vec<u8>, BackendError>;
+
+    /// RaBitQ codes of the rows `ids` less `centroids[assignments[i]]`, `residual_to` being the centroids `(nlist, dim)` and
+    /// the assignments `(ids)`. Out: codes and factors `(ids, rabitq.row_bytes())`, see [`crate::codec::rabitq`]. The scale
+    /// of a row's code is the best of the quantiser's grid, within rounding; its factors are those of the code, within 1e-4
+    /// of themselves and 1e-5 of the vectors that they are made of. CPU and CUDA give the same bytes.
+    fn rabitq_encode(
+        &self,
+        rows: &Self::Rows,
+        ids: &[u32],
+        residual_to: (ArrayView2<'_, f32>, &[u32]),
+        rabitq: &Rabitq,
+    ) -> Result<Array2<u8>, BackendError>;
+
     /// An empty store of the candidates of all of `rows`.
     ///
     /// # Errors
@@ -266,5 +292,42 @@ pub trait Backend: Send + Sync {
         Self: Sized,
     {
         Ok(Box::new(HostCandidates::new(self, rows, params)))
+    }
+
+    /// The graph of pruned lists of all of `rows` and their reverse edges: see [`crate::reverse`]. `params` are those
+    /// by which the lists were pruned.
+    ///
+    /// # Errors
+    /// Lists of other rows than these, or a device that fails.
+    fn reverse_edges(
+        &self,
+        rows: &Self::Rows,
+        pruned: &Pruned,
+        params: PruneParams,
+        progress: &dyn Progress,
+    ) -> Result<Adjacency, BackendError>
+    where
+        Self: Sized,
+    {
+        reverse::reverse_edges(self, rows, pruned, params, progress)
+    }
+
+    /// Greedy search of a graph of all of `base`, from the rows that `entries` names for each query: see
+    /// [`crate::graph_search`]. The metric is the base's.
+    ///
+    /// # Errors
+    /// Operands that do not fit together, or a device that fails.
+    fn graph_search(
+        &self,
+        base: &Self::Rows,
+        graph: &Adjacency,
+        entries: &Lists<u32>,
+        queries: &Self::Rows,
+        params: GraphSearchParams,
+    ) -> Result<GraphNeighbors, BackendError>
+    where
+        Self: Sized,
+    {
+        graph_search::in_lockstep(self, base, graph, entries, queries, params)
     }
 }

@@ -1,13 +1,16 @@
 //! The nearest candidates of every row, gathered leaf by leaf and pruned to edges.
 //!
 //! In: leaves, batch after batch. Out: for each row its robustly pruned edges, and beside them the nearest candidates that
-//! were not kept. A backend that keeps candidates itself (on a device nothing returns to the host between the product of
-//! a leaf and the edges) implements [`Candidates`]; [`HostCandidates`] serves all others, and is the twin of those.
+//! were not kept; of these the graph, with reverse edges. A backend that keeps candidates itself (on a device nothing
+//! returns to the host between the product of a leaf and the graph) implements [`Candidates`]; [`HostCandidates`] serves all others, and is the twin of those.
 
 use rayon::prelude::*;
 
+use crate::adjacency::Adjacency;
 use crate::backend::{Backend, BackendError, Lists, PruneParams};
+use crate::progress::Progress;
 use crate::reservoir::{DistanceKey, Reservoirs};
+use crate::reverse::Pruned;
 
 /// No row: the padding of [`PrunedRows`].
 pub const NO_ROW: u32 = u32::MAX;
@@ -47,11 +50,18 @@ pub trait Candidates {
     /// A leaf that names no row, or a device that fails.
     fn add_leaves(&mut self, leaves: &Lists<u32>, k: usize) -> Result<(), BackendError>;
 
-    /// Prunes the next rows, in order; their candidates go. `None` after the last. No leaves may follow.
+    /// Prunes the next rows, in order; their candidates go, and their edges stay where they are. How many rows that were:
+    /// `None` after the last. No leaves may follow, nor other parameters.
     ///
     /// # Errors
     /// A device that fails.
-    fn prune_next(&mut self, params: PruneParams) -> Result<Option<PrunedRows>, BackendError>;
+    fn prune_next(&mut self, params: PruneParams) -> Result<Option<usize>, BackendError>;
+
+    /// Prunes the rows that are left, and gives all of them their reverse edges: the finished graph.
+    ///
+    /// # Errors
+    /// A device that fails.
+    fn into_graph(self: Box<Self>, params: PruneParams, progress: &dyn Progress) -> Result<Adjacency, BackendError>;
 }
 
 /// The `i`-th random row of a row: any well-mixed function of the three will do.
@@ -69,13 +79,20 @@ pub struct HostCandidates<'a, B: Backend> {
     rows: &'a B::Rows,
     params: CandidateParams,
     reservoirs: Reservoirs,
+    /// The rows pruned so far, once there are any.
+    pruned: Option<Pruned>,
 }
 
 impl<'a, B: Backend> HostCandidates<'a, B> {
     /// None yet, of any row.
     pub fn new(backend: &'a B, rows: &'a B::Rows, params: CandidateParams) -> Self {
         let reservoirs = Reservoirs::new(params.n, params.keep, DistanceKey::new(params.largest_distance));
-        Self { backend, rows, params, reservoirs }
+        Self { backend, rows, params, reservoirs, pruned: None }
+    }
+
+    /// The rows that were pruned; what is left of their candidates goes.
+    pub fn into_pruned(self, params: PruneParams) -> Pruned {
+        self.pruned.unwrap_or_else(|| Pruned::new(self.params.n, params.max_degree))
     }
 }
 
@@ -86,7 +103,7 @@ impl<B: Backend> Candidates for HostCandidates<'_, B> {
         Ok(())
     }
 
-    fn prune_next(&mut self, params: PruneParams) -> Result<Option<PrunedRows>, BackendError> {
+    fn prune_next(&mut self, params: PruneParams) -> Result<Option<usize>, BackendError> {
         let Some((first_row, candidates)) = self.reservoirs.take_next() else { return Ok(None) };
         let points: Vec<u32> = (first_row..first_row + candidates.len() as u32).collect();
         let CandidateParams { n, far, seed, .. } = self.params;
@@ -101,12 +118,24 @@ impl<B: Backend> Candidates for HostCandidates<'_, B> {
         let candidates: Lists<u32> = points.iter().zip(candidates).map(with_far).collect();
         let kept = self.backend.robust_prune(self.rows, &points, &candidates, params)?;
         let mut edges = vec![NO_ROW; points.len() * params.max_degree];
-        edges.par_chunks_mut(params.max_degree).enumerate().for_each(|(i, edges)| {
+        edges.par_chunks_mut(params.max_degree.max(1)).enumerate().for_each(|(i, edges)| {
             let kept = kept.get(i);
             let others = candidates.get(i).iter().filter(|id| !kept.contains(id));
             edges.iter_mut().zip(kept.iter().chain(others)).for_each(|(edge, &id)| *edge = id);
         });
         let kept = kept.iter().map(|list| list.len() as u16).collect();
-        Ok(Some(PrunedRows { first_row, edges, kept }))
+        let pruned = self.pruned.get_or_insert_with(|| Pruned::new(n, params.max_degree));
+        pruned.set_rows(&PrunedRows { first_row, edges, kept });
+        Ok(Some(points.len()))
+    }
+
+    fn into_graph(
+        mut self: Box<Self>,
+        params: PruneParams,
+        progress: &dyn Progress,
+    ) -> Result<Adjacency, BackendError> {
+        let (backend, rows) = (self.backend, self.rows);
+        while self.prune_next(params)?.is_some() {}
+        backend.reverse_edges(rows, &self.into_pruned(params), params, progress)
     }
 }

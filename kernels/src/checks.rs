@@ -3,6 +3,7 @@
 use ndarray::ArrayView2;
 
 use crate::backend::{BackendError, MAX_DIM};
+use crate::codec::Rabitq;
 use crate::pq::ProductQuantizer;
 use crate::rows::Rows;
 
@@ -65,6 +66,22 @@ pub(crate) fn some_centroids(centroids: ArrayView2<'_, f32>) -> Result<(), Backe
         return Ok(());
     }
     Err(BackendError::Shape { operation: "k-means step", expected: "at least one centroid".into(), got: "none".into() })
+}
+
+/// Arguments of `rabitq_encode` for rows `(n, dim)`.
+pub(crate) fn check_rabitq(
+    n: usize,
+    dim: usize,
+    ids: &[u32],
+    (centroids, assignments): (ArrayView2<'_, f32>, &[u32]),
+    rabitq: &Rabitq,
+) -> Result<(), BackendError> {
+    const OPERATION: &str = "rabitq encode";
+    same_dim(OPERATION, dim, rabitq.rotation().dim())?;
+    same_dim(OPERATION, dim, centroids.ncols())?;
+    check_ids(OPERATION, ids.iter().copied(), n)?;
+    same_count(OPERATION, "assignment", assignments.len(), "row", ids.len())?;
+    check_ids(OPERATION, assignments.iter().copied(), centroids.nrows())
 }
 
 /// Arguments of `pq_encode` for rows `(n, dim)`.

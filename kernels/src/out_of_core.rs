@@ -5,6 +5,8 @@
 //! and their candidates, a range. Parts keep the order of row numbers, so that ties fall as they would among all rows. A
 //! part for which there is no memory is halved, down to one leaf, one point, or a block of a range.
 
+mod encode;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,13 +14,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use rayon::prelude::*;
 
+use crate::adjacency::Adjacency;
 use crate::backend::{Backend, BackendError, Ceilings, KMeansStep, Lists, PruneParams};
 use crate::candidates::{CandidateParams, Candidates, HostCandidates};
 use crate::checks::{check_encoding, check_ids, check_upload, same_count, same_dim, some_centroids};
+use crate::codec::Rabitq;
 use crate::dispatch_rows;
 use crate::distance::squared_norm;
+use crate::graph_search::{self, GraphNeighbors, GraphSearchParams};
 use crate::metric::Metric;
+use crate::nodes::NodeBlock;
 use crate::pq::ProductQuantizer;
+use crate::progress::Progress;
+use crate::reverse::{self, Pruned};
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
 
@@ -44,6 +52,13 @@ pub struct PartRows<R> {
     resident: Option<R>,
     /// Under inner product the longest row: the graph geometry of every part is measured by it.
     longest: Option<u32>,
+}
+
+impl<R> PartRows<R> {
+    /// Whether all of them are.
+    pub fn is_resident(&self) -> bool {
+        self.resident.is_some()
+    }
 }
 
 impl<B: Backend> OutOfCore<B> {
@@ -342,14 +357,73 @@ impl<B: Backend> Backend for OutOfCore<B> {
         Ok(concatenate(Axis(0), &views).unwrap_or_else(|_| Array2::zeros((0, pq.code_bytes()))))
     }
 
+    fn pack_nodes(&self, rows: &Self::Rows, nodes: &NodeBlock<'_>) -> Result<Vec<u8>, BackendError> {
+        if let Some(resident) = &rows.resident {
+            return self.inner.pack_nodes(resident, nodes);
+        }
+        encode::pack_nodes(self, rows, nodes)
+    }
+
+    fn rabitq_encode(
+        &self,
+        rows: &Self::Rows,
+        ids: &[u32],
+        residual_to: (ArrayView2<'_, f32>, &[u32]),
+        rabitq: &Rabitq,
+    ) -> Result<Array2<u8>, BackendError> {
+        if let Some(resident) = &rows.resident {
+            return self.inner.rabitq_encode(resident, ids, residual_to, rabitq);
+        }
+        encode::rabitq_encode(self, rows, ids, residual_to, rabitq)
+    }
+
     fn candidates<'a>(
         &'a self,
         rows: &'a Self::Rows,
         params: CandidateParams,
     ) -> Result<Box<dyn Candidates + 'a>, BackendError> {
-        match &rows.resident {
-            Some(resident) => self.inner.candidates(resident, params),
+        let gibibytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        match rows.resident.as_ref().map(|resident| self.inner.candidates(resident, params)) {
+            Some(Err(BackendError::OutOfMemory { bytes, .. })) => {
+                // Rows fit, their candidates do not.
+                tracing::info!(
+                    "{}: {:.1} GiB more than it holds: candidates stay here",
+                    self.describe(),
+                    gibibytes(bytes)
+                );
+                Ok(Box::new(HostCandidates::new(self, rows, params)))
+            }
+            Some(made) => made,
             None => Ok(Box::new(HostCandidates::new(self, rows, params))),
+        }
+    }
+
+    /// Of rows that do not fit, crowded lists are pruned in parts.
+    fn reverse_edges(
+        &self,
+        rows: &Self::Rows,
+        pruned: &Pruned,
+        params: PruneParams,
+        progress: &dyn Progress,
+    ) -> Result<Adjacency, BackendError> {
+        match &rows.resident {
+            Some(resident) => self.inner.reverse_edges(resident, pruned, params, progress),
+            None => reverse::reverse_edges(self, rows, pruned, params, progress),
+        }
+    }
+
+    /// Where rows do not fit, all walks take a step at a time, and what they see is gathered in parts.
+    fn graph_search(
+        &self,
+        base: &Self::Rows,
+        graph: &Adjacency,
+        entries: &Lists<u32>,
+        queries: &Self::Rows,
+        params: GraphSearchParams,
+    ) -> Result<GraphNeighbors, BackendError> {
+        match (&base.resident, &queries.resident) {
+            (Some(base), Some(queries)) => self.inner.graph_search(base, graph, entries, queries, params),
+            _ => graph_search::in_lockstep(self, base, graph, entries, queries, params),
         }
     }
 }

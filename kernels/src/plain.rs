@@ -2,12 +2,16 @@
 //!
 //! Nothing here is fast or meant to be; it is what "correct" means in the conformance suite.
 
+mod graph;
+
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use crate::backend::{KMeansStep, Lists, PruneParams};
 use crate::metric::Metric;
 use crate::pq::{CodeBits, ProductQuantizer};
 use crate::topk::Scored;
+
+pub use graph::{graph_search, reverse_edges};
 
 /// Ordering distance between two rows, in f64.
 pub fn distance(metric: Metric, a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f64 {

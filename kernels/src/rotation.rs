@@ -43,6 +43,16 @@ impl Rotation {
         self.dim
     }
 
+    /// Coordinates that one transform mixes, a power of two: the first ones in even rounds, the last ones in odd rounds.
+    pub(crate) fn block(&self) -> usize {
+        self.block
+    }
+
+    /// Rounds of signs and transforms.
+    pub(crate) fn rounds(&self) -> usize {
+        self.signs.len() / self.dim
+    }
+
     /// Serialises: a bit a sign, set where it is negative, by round and coordinate.
     pub fn to_bytes(&self) -> Vec<u8> {
         let bits = |eight: &[f32]| eight.iter().rev().fold(0, |bits, &sign| bits << 1 | u8::from(sign < 0.0));

@@ -4,7 +4,7 @@
 // Shapes: a row is padded by zeros to whole units of 16 bytes (4 f32, 8 f16 or 16 bytes), so that zeros add nothing to
 //   any sum. A quad is 4 consecutive coordinates as f32. Beside each row lie two words, its numbers:
 //     x  bytes: |row|^2, an integer; floats: 1 / |row| as f32 bits, 0 for a zero row
-//     y  the lifted coordinate of the graph's geometry under inner product, as f32 bits
+//     y  the lifted coordinate of the graph's geometry under inner product, under cosine 1 / |row|, as f32 bits
 //
 // Constants of the pipeline: A_TYPE and B_TYPE, the element types of the two operands; MODE, the distance.
 // CPU twin: distance/geometry.rs.

@@ -79,6 +79,11 @@ def markdown(record):
             lines += [f"Seconds: {stages}; CPU {figures['cpu_seconds']:.1f}."]
         elif "recall" in figures:
             lines.append(f"- {name}: recall {figures['recall']:.4f}, {figures['qps']['median']:.0f} queries a second")
+    for name, figures in record["figures"].items():
+        resident = record["figures"].get(name.replace(".streamed", ".cuda"))
+        if name.endswith(".streamed") and resident:
+            ratio = figures["seconds"]["total"] / resident["seconds"]["total"]
+            lines += ["", f"{name}: {ratio:.2f} times the seconds of the build that is resident."]
     return "\n".join(lines) + "\n"
 
 
@@ -165,15 +170,16 @@ def selftest():
         )
         row = dict(stage="nearest", shape="s", seconds=0.5, operations_per_second=1e12, bytes_per_second=1e9, share=0.25)
         (results / "kernels-128.json").write_text(json.dumps(dict(device="gpu", stages=[row])))
-        built = dict(n=10, dim=2, dtype="u8", device="gpu", seconds=dict(leaves=1.0), cpu_seconds=3.0)
+        built = dict(n=10, dim=2, dtype="u8", device="gpu", seconds=dict(leaves=1.0, total=2.0), cpu_seconds=3.0)
         (results / "base.cuda.json").write_text(json.dumps(built))
+        (results / "base.streamed.json").write_text(json.dumps(built | dict(seconds=dict(leaves=1.5, total=2.5))))
         (results / "base.cuda.search-20.json").write_text(json.dumps(dict(recall=0.5, qps=dict(median=7.0))))
         write(bundle, results)
         record = json.loads((results / "record.json").read_text())
         assert record["stages"]["exact"]["output"] == ["error: it broke"], record
         assert record["conformance"] == {"cuda::nearest": True, "cuda::x": False}, record["conformance"]
         text = (results / "record.md").read_text()
-        for wanted in ["| exact | FAILED | 3 |", "1 of 2 tests", "| 25% |", "leaves 1.00", "recall 0.5000"]:
+        for wanted in ["| exact | FAILED | 3 |", "1 of 2 tests", "| 25% |", "leaves 1.00", "recall 0.5000", "base.streamed: 1.25 times"]:
             assert wanted in text, (wanted, text)
 
 

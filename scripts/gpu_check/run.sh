@@ -3,8 +3,9 @@
 #
 #     run.sh --out RESULTS [--stage NAME,NAME] [--data FOLDER]
 #
-# Stages: conformance kernels roofline exact graph-1m graph-10m graph-768 ivf-10m, then, asked for by name only, graph-100m
-# and ivf-100m. A stage whose result lies in RESULTS is not run again. What failed is in the record, too, with its output.
+# Stages: conformance kernels roofline exact graph-1m graph-10m graph-768 ivf-10m, then, asked for by name only, graph-100m,
+# ivf-100m, and data-30m graph-30m graph-30m-streamed: 12 GB of rows built resident, then with 4 GiB of the device's memory.
+# A stage whose result lies in RESULTS is not run again. What failed is in the record, too, with its output.
 
 set -u
 
@@ -15,7 +16,7 @@ data=${TMPDIR:-/tmp}/kiln-gpu-data
 limit=540
 
 usage() {
-  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 2
 }
 
@@ -39,6 +40,17 @@ kiln() { "$here/kiln" "$@"; }
 synth() {
   [ -f "$data/$1.hdf5" ] || kiln datasets synth --rows "$2" --dim "$3" --lid 16 --dtype "$4" --queries "$5" --k 10 \
     --device cuda --out "$data/$1.hdf5"
+}
+
+# built NAME LABEL FLAG..: the graph of a set in $data, built with these flags, and its recall; the index does not stay.
+built() {
+  name=$1 label=$2
+  shift 2
+  kiln build --dataset "$data/$name.hdf5" --index vamana "$@" --out "$data/$name.$label.kiln" --json "$out/$name.$label.json" &&
+    searched "$name" "$label"
+  code=$?
+  rm -f "$data/$name.$label.kiln"
+  return $code
 }
 
 # graph NAME: build on the GPU and on the processor, then the recall of both at equal list sizes.
@@ -87,6 +99,11 @@ stage() {
     graph-10m) synth base-10m 10000000 128 u8 1000 && graph base-10m cuda-only ;;
     graph-768) synth base-768 1000000 768 f32 1000 && graph base-768 cuda-only ;;
     graph-100m) synth base-100m 100000000 96 u8 1000 && graph base-100m cuda-only ;;
+    data-30m) synth base-30m 30000000 96 f32 1000 ;;
+    graph-30m) synth base-30m 30000000 96 f32 1000 && built base-30m cuda --device cuda ;;
+    graph-30m-streamed)
+      synth base-30m 30000000 96 f32 1000 && built base-30m streamed --device cuda --device-memory 4GiB
+      ;;
     ivf-10m) synth base-10m 10000000 128 u8 1000 && ivf base-10m 4096 ;;
     ivf-100m) synth base-100m 100000000 96 u8 1000 && ivf base-100m 16384 ;;
     *)

@@ -53,9 +53,9 @@ pub struct CodecQuery {
 pub struct ListRows<'a> {
     /// The list's centroid (dim).
     pub centroid: &'a [f32],
-    /// Rows minus the centroid `(rows, dim)`.
+    /// Rows minus the centroid `(rows, dim)`, where the codec [`codes_residuals`](Codec::codes_residuals).
     pub residuals: ArrayView2<'a, f32>,
-    /// Their product codes, row after row, where the codec has a product quantiser.
+    /// Their codes, row after row, as a backend made them, where it does not.
     pub codes: &'a [u8],
 }
 
@@ -139,6 +139,14 @@ impl Codec {
         }
     }
 
+    /// Whether lists are encoded from residuals, not from codes that a backend made of their rows.
+    ///
+    /// Eight-bit scalar codes are: a subtraction and a rounding a coordinate, for as many bytes as there are coordinates.
+    /// The host does that as fast as it could fetch the codes from a device.
+    pub fn codes_residuals(&self) -> bool {
+        matches!(self, Codec::Sq8(_))
+    }
+
     /// Bytes of a list of `rows` rows.
     pub fn list_bytes(&self, rows: u64) -> u64 {
         match self {
@@ -154,7 +162,7 @@ impl Codec {
         match self {
             Codec::Pq(pq) => encode_rows(pq, list, metric, out),
             Codec::Pq4(pq4) => pq4.encode_list(list.codes, list.centroid, metric, out),
-            Codec::Rabitq(rabitq) => rabitq.encode_list(list, metric, out),
+            Codec::Rabitq(rabitq) => rabitq.encode_list(list.codes, out),
             Codec::Sq8(sq8) => sq8.encode_list(list, metric, out),
         }
     }

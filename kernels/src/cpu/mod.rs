@@ -21,10 +21,12 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use crate::backend::{Backend, BackendError, Ceilings, KMeansStep, Lists, PruneParams};
-use crate::checks::{check_encoding, check_ids, check_upload, same_count, same_dim, some_centroids};
+use crate::checks::{check_encoding, check_ids, check_rabitq, check_upload, same_count, same_dim, some_centroids};
+use crate::codec::{self, Rabitq};
 use crate::distance::{GraphAux, GraphGeometry, Isa, QueryGeometry, inverse_norm};
 use crate::element::Element;
 use crate::metric::Metric;
+use crate::nodes::{self, NodeBlock, VectorRecord};
 use crate::pq::ProductQuantizer;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
@@ -187,6 +189,27 @@ impl Backend for CpuBackend {
     ) -> Result<Array2<u8>, BackendError> {
         check_encoding(rows.rows.len(), rows.rows.dim(), residual_to, pq)?;
         Ok(quantise::pq_encode(rows, residual_to, pq, self.isa))
+    }
+
+    fn pack_nodes(&self, rows: &CpuRows, nodes: &NodeBlock<'_>) -> Result<Vec<u8>, BackendError> {
+        let record = VectorRecord { dtype: rows.rows.dtype(), dim: rows.rows.dim(), metric: rows.metric };
+        nodes.check(rows.rows.len(), record)?;
+        let inverse_norms = rows.aux.inverse_norms();
+        Ok(dispatch_rows!(rows.rows.view(), v => nodes::pack(&nodes::Source { rows: v, inverse_norms }, nodes)))
+    }
+
+    fn rabitq_encode(
+        &self,
+        rows: &CpuRows,
+        ids: &[u32],
+        residual_to: (ArrayView2<'_, f32>, &[u32]),
+        rabitq: &Rabitq,
+    ) -> Result<Array2<u8>, BackendError> {
+        check_rabitq(rows.rows.len(), rows.rows.dim(), ids, residual_to, rabitq)?;
+        let norms = rows.aux.inverse_norms();
+        Ok(
+            dispatch_rows!(rows.rows.view(), v => codec::rabitq::rows::encode(&v, norms, ids, residual_to, rabitq, rows.metric)),
+        )
     }
 }
 

@@ -12,22 +12,33 @@ mod kmeans;
 mod leaves;
 mod measure;
 mod nearest;
+mod pack;
 mod product;
 mod prune;
+mod rabitq;
 mod reservoir;
+mod reverse;
+mod rotate;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2};
 
+use crate::adjacency::Adjacency;
 use crate::backend::{Backend, BackendError, Ceilings, KMeansStep, Lists, PruneParams};
 use crate::candidates::{CandidateParams, Candidates};
-use crate::checks::{check_encoding, check_ids, same_count, same_dim, some_centroids};
+use crate::checks::{check_encoding, check_ids, check_rabitq, same_count, same_dim, some_centroids};
+use crate::codec::Rabitq;
+use crate::graph_search::{self, GraphNeighbors, GraphSearchParams};
 use crate::metric::Metric;
+use crate::nodes::{NodeBlock, VectorRecord};
 use crate::pq::ProductQuantizer;
+use crate::progress::Progress;
+use crate::reverse::Pruned;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
 
@@ -168,11 +179,94 @@ impl Backend for CudaBackend {
         encode::pq_encode(&self.gpu, rows, residual_to, pq)
     }
 
+    fn pack_nodes(&self, rows: &CudaRows, nodes: &NodeBlock<'_>) -> Result<Vec<u8>, BackendError> {
+        nodes.check(rows.n, VectorRecord { dtype: rows.dtype, dim: rows.dim, metric: rows.metric })?;
+        pack::pack_nodes(&self.gpu, rows, nodes)
+    }
+
+    fn rabitq_encode(
+        &self,
+        rows: &CudaRows,
+        ids: &[u32],
+        residual_to: (ArrayView2<'_, f32>, &[u32]),
+        rabitq: &Rabitq,
+    ) -> Result<Array2<u8>, BackendError> {
+        check_rabitq(rows.n, rows.dim, ids, residual_to, rabitq)?;
+        rabitq::rabitq_encode(&self.gpu, rows, ids, residual_to, rabitq)
+    }
+
     fn candidates<'a>(
         &'a self,
         rows: &'a CudaRows,
         params: CandidateParams,
     ) -> Result<Box<dyn Candidates + 'a>, BackendError> {
         Ok(Box::new(reservoir::CudaReservoirs::new(&self.gpu, rows, params)?))
+    }
+
+    fn reverse_edges(
+        &self,
+        rows: &CudaRows,
+        pruned: &Pruned,
+        params: PruneParams,
+        progress: &dyn Progress,
+    ) -> Result<Adjacency, BackendError> {
+        pruned.check(rows.n, params)?;
+        match reverse::DevicePruned::upload(&self.gpu, pruned) {
+            Ok(device) => self.graph_of(rows, &device, params, progress),
+            Err(BackendError::OutOfMemory { .. }) => {
+                crate::reverse::reverse_edges(self, rows, pruned, params, progress)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn graph_search(
+        &self,
+        base: &CudaRows,
+        graph: &Adjacency,
+        entries: &Lists<u32>,
+        queries: &CudaRows,
+        params: GraphSearchParams,
+    ) -> Result<GraphNeighbors, BackendError> {
+        const OPERATION: &str = graph_search::OPERATION;
+        same_dim(OPERATION, queries.dim, base.dim)?;
+        same_count(OPERATION, "list of entries", entries.len(), "query", queries.n)?;
+        graph.check(OPERATION, base.n)?;
+        check_ids(OPERATION, entries.items.iter().copied(), base.n)?;
+        if params.list_size == 0 {
+            return Ok(GraphNeighbors::padded(queries.n, params.k));
+        }
+        match walk::graph_search(&self.gpu, base, graph, entries, queries, params) {
+            // The edges have no room beside the rows.
+            Err(BackendError::OutOfMemory { .. }) => {
+                graph_search::in_lockstep(self, base, graph, entries, queries, params)
+            }
+            found => found,
+        }
+    }
+}
+
+impl CudaBackend {
+    /// The graph of pruned lists on the device, or where the transposed graph has no room beside them, of the same lists
+    /// on the host.
+    fn graph_of(
+        &self,
+        rows: &CudaRows,
+        pruned: &reverse::DevicePruned,
+        params: PruneParams,
+        progress: &dyn Progress,
+    ) -> Result<Adjacency, BackendError> {
+        if rows.n == 0 || params.max_degree == 0 {
+            return Ok(Adjacency { max_degree: params.max_degree, edges: Vec::new(), degrees: vec![0; rows.n] });
+        }
+        match reverse::Transposed::new(&self.gpu, pruned) {
+            Ok(transposed) => transposed.graph(rows, params, progress),
+            Err(BackendError::OutOfMemory { bytes, .. }) => {
+                tracing::info!("reverse edges: {} MiB more than the device has: on the host", bytes >> 20);
+                let pruned = pruned.download(&self.gpu, rows.n)?;
+                crate::reverse::reverse_edges(self, rows, &pruned, params, progress)
+            }
+            Err(error) => Err(error),
+        }
     }
 }

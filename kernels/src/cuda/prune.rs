@@ -125,22 +125,35 @@ impl Pruning<'_> {
 
     /// Prunes all points, whose lists have at most `longest` candidates.
     pub(super) fn all(&self, longest: usize, kept: &Kept) -> Result<(), BackendError> {
-        self.launch(None, self.points.len(), longest.max(1).next_multiple_of(PAIRS), kept)
+        self.launch(0, self.points.len(), longest.max(1).next_multiple_of(PAIRS), kept)
     }
 
     /// Prunes the points at positions `which`, whose lists have at most `width` candidates.
     fn some(&self, which: &Buffer<u32>, width: usize, kept: &Kept) -> Result<(), BackendError> {
-        self.launch(Some(which), which.len(), width, kept)
+        self.launch(which.address(), which.len(), width, kept)
     }
 
-    fn launch(&self, which: Option<&Buffer<u32>>, count: usize, width: usize, kept: &Kept) -> Result<(), BackendError> {
+    /// Prunes the points at `count` positions of `which` from `first` on, whose lists have at most `width` candidates.
+    pub(super) fn class(
+        &self,
+        which: &Buffer<u32>,
+        first: usize,
+        count: usize,
+        width: usize,
+        kept: &Kept,
+    ) -> Result<(), BackendError> {
+        self.launch(which.address() + (first * size_of::<u32>()) as u64, count, width, kept)
+    }
+
+    /// `which`: the address of `count` positions; 0: all in order.
+    fn launch(&self, which: u64, count: usize, width: usize, kept: &Kept) -> Result<(), BackendError> {
         let form = self.form();
         let fits = width <= self.longest_list();
         let scratch: Buffer<u64> = self.gpu.alloc(self.operation, if fits { 0 } else { 2 * self.candidates.len() })?;
         let arguments = PruneArguments {
             base: RowSet::new(self.base, None, form),
             points: self.points.address(),
-            which: which.map_or(0, Buffer::address),
+            which,
             begins: self.begins.address(),
             counts: self.counts.address(),
             candidates: self.candidates.address(),

@@ -9,15 +9,20 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::CudaBackend;
 use super::driver::{Arg, Buffer, Gpu};
 use super::leaves::{LeafBatch, each_leaf_batch};
 use super::prune::{Kept, Pruning};
+use super::reverse::DevicePruned;
 use super::rows::CudaRows;
-use crate::backend::{BackendError, Lists, PruneParams};
+use crate::adjacency::Adjacency;
+use crate::backend::{Backend, BackendError, Lists, PruneParams};
 use crate::batches::in_batches;
 use crate::candidates::{CandidateParams, Candidates, PrunedRows};
 use crate::checks::{check_ids, same_count};
+use crate::progress::Progress;
 use crate::reservoir::DistanceKey;
+use crate::reverse::Pruned;
 
 const OFFER: &str = "candidates";
 const PRUNE: &str = "prune of candidates";
@@ -52,6 +57,18 @@ pub(super) struct CudaReservoirs<'a> {
     heads: Buffer<u32>,
     /// The first row that has not been pruned.
     next_row: usize,
+    /// The rows before it, once there are any.
+    pruned: Store,
+}
+
+/// Where pruned rows lie.
+#[derive(Debug)]
+enum Store {
+    /// None yet.
+    Nowhere,
+    Device(DevicePruned),
+    /// The device has not the room.
+    Host(Pruned),
 }
 
 impl<'a> CudaReservoirs<'a> {
@@ -60,7 +77,7 @@ impl<'a> CudaReservoirs<'a> {
         same_count(OFFER, "reservoir", params.n, "row", rows.n)?;
         let places = params.n * params.keep;
         let (ids, keys, heads) = (gpu.alloc(OFFER, places)?, gpu.alloc(OFFER, places)?, gpu.alloc(OFFER, params.n)?);
-        let reservoirs = Self { gpu, rows, params, ids, keys, heads, next_row: 0 };
+        let reservoirs = Self { gpu, rows, params, ids, keys, heads, next_row: 0, pruned: Store::Nowhere };
         let arguments = reservoirs.arguments();
         let arguments = [Arg::Struct(bytemuck::bytes_of(&arguments)), (places as u64).into(), (params.n as u32).into()];
         let grid = [places.max(params.n).div_ceil(256) as u32, 1, 1];
@@ -147,6 +164,20 @@ impl<'a> CudaReservoirs<'a> {
         Ok(kept)
     }
 
+    /// Room for pruned rows: on the device where they leave half of it to the work.
+    fn store(&self, degree: usize) -> Result<Store, BackendError> {
+        let n = self.params.n;
+        let host = || Store::Host(Pruned::new(n, degree));
+        if DevicePruned::bytes(n, degree) as u64 > self.gpu.memory_left(PRUNE)? / 2 {
+            return Ok(host());
+        }
+        match DevicePruned::new(self.gpu, n, degree) {
+            Ok(pruned) => Ok(Store::Device(pruned)),
+            Err(BackendError::OutOfMemory { .. }) => Ok(host()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Candidates of a row at most.
     fn width(&self) -> usize {
         self.params.keep + self.params.far as usize
@@ -163,30 +194,57 @@ impl Candidates for CudaReservoirs<'_> {
         each_leaf_batch(self.gpu, self.rows, leaves, k, |batch| self.offer(&batch))
     }
 
-    fn prune_next(&mut self, params: PruneParams) -> Result<Option<PrunedRows>, BackendError> {
+    fn prune_next(&mut self, params: PruneParams) -> Result<Option<usize>, BackendError> {
         let first = self.next_row;
         if first == self.params.n {
             return Ok(None);
         }
-        let degree = params.max_degree;
+        let (n, degree) = (self.params.n, params.max_degree);
+        if matches!(self.pruned, Store::Nowhere) {
+            self.pruned = self.store(degree)?;
+        }
         let room = self.gpu.memory_left(PRUNE)? as usize / 2;
         let batch = (room / (self.width() * 4 + degree * 4 + 20)).clamp(1, BATCH);
-        let count = batch.min(self.params.n - first);
-        let mut pruned = PrunedRows { first_row: first as u32, edges: Vec::new(), kept: vec![0; 0] };
-        if degree == 0 {
-            pruned.kept.resize(count, 0);
-        } else {
-            in_batches(count, count, |part| {
-                let kept = self.prune(first + part.start..first + part.end, params)?;
-                let edges = self.gpu.download(PRUNE, &kept.edges, 0..part.len() * degree)?;
-                let degrees = self.gpu.download(PRUNE, &kept.degrees, 0..part.len())?;
-                pruned.edges.extend(edges);
-                pruned.kept.extend(degrees.into_iter().map(|degree| degree as u16));
-                Ok(())
-            })?;
-        }
+        let count = batch.min(n - first);
+        in_batches(count, count, |part| {
+            let rows = first + part.start..first + part.end;
+            if degree == 0 {
+                return Ok(());
+            }
+            let kept = self.prune(rows.clone(), params)?;
+            match &mut self.pruned {
+                Store::Nowhere => unreachable!("chosen above"),
+                Store::Device(pruned) => {
+                    let places = 0..rows.len() * degree;
+                    self.gpu.copy(PRUNE, &kept.edges, places, &pruned.edges, rows.start * degree)?;
+                    self.gpu.copy(PRUNE, &kept.degrees, 0..rows.len(), &pruned.kept, rows.start)
+                }
+                Store::Host(pruned) => {
+                    let edges = self.gpu.download(PRUNE, &kept.edges, 0..rows.len() * degree)?;
+                    let degrees = self.gpu.download(PRUNE, &kept.degrees, 0..rows.len())?;
+                    let kept = degrees.into_iter().map(|degree| degree as u16).collect();
+                    pruned.set_rows(&PrunedRows { first_row: rows.start as u32, edges, kept });
+                    Ok(())
+                }
+            }
+        })?;
         self.next_row += count;
-        Ok(Some(pruned))
+        Ok(Some(count))
+    }
+
+    fn into_graph(
+        mut self: Box<Self>,
+        params: PruneParams,
+        progress: &dyn Progress,
+    ) -> Result<Adjacency, BackendError> {
+        while self.prune_next(params)?.is_some() {}
+        let Self { gpu, rows, pruned, .. } = *self;
+        let backend = CudaBackend { gpu: gpu.clone() };
+        match pruned {
+            Store::Device(pruned) => backend.graph_of(rows, &pruned, params, progress),
+            Store::Host(pruned) => backend.reverse_edges(rows, &pruned, params, progress),
+            Store::Nowhere => backend.reverse_edges(rows, &Pruned::new(0, params.max_degree), params, progress),
+        }
     }
 }
 
@@ -198,7 +256,9 @@ mod tests {
     use crate::candidates::HostCandidates;
     use crate::conformance::random_rows;
     use crate::cuda::{CudaBackend, Emulation};
-    use crate::{Backend, DType, Metric};
+    use crate::reverse::reverse_edges;
+    use crate::rows::Rows;
+    use crate::{DType, Metric, NoProgress, OutOfCore};
 
     /// Overlapping leaves, of one member up, in an order of their own.
     fn leaves(n: usize, seed: usize) -> Vec<Vec<u32>> {
@@ -212,18 +272,29 @@ mod tests {
         (0..25).map(leaf).collect()
     }
 
-    fn drained(mut candidates: Box<dyn Candidates + '_>, batches: &[Lists<u32>], k: usize) -> Vec<(Vec<u32>, u16)> {
-        let params = PruneParams { max_degree: 12, alpha: 1.2 };
+    const PARAMS: PruneParams = PruneParams { max_degree: 12, alpha: 1.2 };
+
+    fn drained(candidates: &mut dyn Candidates, batches: &[Lists<u32>], k: usize) {
         for batch in batches {
             candidates.add_leaves(batch, k).expect("leaves");
         }
-        let mut rows = Vec::new();
-        while let Some(pruned) = candidates.prune_next(params).expect("prune") {
-            assert_eq!(pruned.first_row as usize, rows.len());
-            let edges = pruned.edges.chunks_exact(params.max_degree).map(<[u32]>::to_vec);
-            rows.extend(edges.zip(pruned.kept));
+        while candidates.prune_next(PARAMS).expect("prune").is_some() {}
+    }
+
+    fn on_device(
+        cuda: &CudaBackend,
+        rows: &CudaRows,
+        params: CandidateParams,
+        batches: &[Lists<u32>],
+        k: usize,
+    ) -> Pruned {
+        let mut candidates = CudaReservoirs::new(&cuda.gpu, rows, params).expect("reservoirs");
+        drained(&mut candidates, batches, k);
+        match candidates.pruned {
+            Store::Nowhere => panic!("nothing was pruned"),
+            Store::Device(pruned) => pruned.download(&cuda.gpu, params.n).expect("download"),
+            Store::Host(pruned) => pruned,
         }
-        rows
     }
 
     #[test]
@@ -242,21 +313,46 @@ mod tests {
             let rows = Arc::new(random_rows(dtype, n, 6, 2));
             let params = CandidateParams { n, keep, largest_distance, far, seed: 7 };
             let resident = cuda.upload(Arc::clone(&rows), metric).expect("upload");
-            let host = Box::new(HostCandidates::new(&cuda, &resident, params));
-            let expected = drained(host, &[all.iter().cloned().collect()], k);
+            let mut host = HostCandidates::new(&cuda, &resident, params);
+            drained(&mut host, &[all.iter().cloned().collect()], k);
+            let expected = host.into_pruned(PARAMS);
             for batch in [25, 4] {
                 let mut shuffled = all.clone();
                 shuffled.rotate_left(batch % 25);
                 shuffled.reverse();
                 let batches: Vec<Lists<u32>> =
                     shuffled.chunks(batch).map(|leaves| leaves.iter().cloned().collect()).collect();
-                let device = cuda.candidates(&resident, params).expect("candidates");
-                assert!(drained(device, &batches, k) == expected, "{dtype} {metric} {params:?} {batch}");
+                assert!(
+                    on_device(&cuda, &resident, params, &batches, k) == expected,
+                    "{dtype} {metric} {params:?} {batch}"
+                );
             }
             let resident = little.upload(rows, metric).expect("upload");
-            let device = little.candidates(&resident, params).expect("candidates");
-            assert!(drained(device, &[all.into_iter().collect()], k) == expected, "{dtype} {metric} little memory");
+            let all = [all.into_iter().collect()];
+            assert!(on_device(&little, &resident, params, &all, k) == expected, "{dtype} {metric} little memory");
         }
+    }
+
+    #[test]
+    fn where_only_rows_fit_the_graph_is_the_same() {
+        let Ok(cuda) = CudaBackend::emulated(Emulation::default()) else { return };
+        let budget = Emulation { memory_budget: Some(45 << 10), ..Emulation::default() };
+        let little = OutOfCore::new(CudaBackend::emulated(budget).expect("emulator"));
+        let (n, rows) = (400, Arc::new(random_rows(DType::U8, 400, 6, 2)));
+        let params = CandidateParams { n, keep: 16, largest_distance: 1e5, far: 4, seed: 7 };
+        fn graph<B: Backend>(backend: &B, rows: &Arc<Rows>, params: CandidateParams) -> Adjacency {
+            let resident = backend.upload(Arc::clone(rows), Metric::L2).expect("upload");
+            let mut candidates = backend.candidates(&resident, params).expect("candidates");
+            candidates.add_leaves(&leaves(400, 3).into_iter().collect(), 8).expect("leaves");
+            candidates.into_graph(PARAMS, &NoProgress).expect("graph")
+        }
+        let alone = cuda.upload(Arc::clone(&rows), Metric::L2).expect("upload");
+        let mut host = HostCandidates::new(&cuda, &alone, params);
+        drained(&mut host, &[leaves(n, 3).into_iter().collect()], 8);
+        let expected = reverse_edges(&cuda, &alone, &host.into_pruned(PARAMS), PARAMS, &NoProgress).expect("host");
+        assert!(graph(&cuda, &rows, params) == expected);
+        assert!(little.upload(Arc::clone(&rows), Metric::L2).is_ok_and(|rows| rows.is_resident()));
+        assert!(graph(&little, &rows, params) == expected);
     }
 
     #[test]
@@ -264,8 +360,7 @@ mod tests {
         let Ok(cuda) = CudaBackend::emulated(Emulation::default()) else { return };
         let resident = cuda.upload(Arc::new(random_rows(DType::U8, 3, 4, 2)), Metric::L2).expect("upload");
         let params = CandidateParams { n: 3, keep: 4, largest_distance: 1.0, far: 0, seed: 1 };
-        let rows = drained(cuda.candidates(&resident, params).expect("candidates"), &[], 2);
-        assert!(rows.iter().all(|(edges, kept)| edges.iter().all(|&edge| edge == u32::MAX) && *kept == 0), "{rows:?}");
+        assert_eq!(on_device(&cuda, &resident, params, &[], 2), Pruned::new(3, PARAMS.max_degree));
         let wrong = CandidateParams { n: 4, ..params };
         assert!(matches!(cuda.candidates(&resident, wrong).err(), Some(BackendError::Shape { .. })));
     }

@@ -8,11 +8,14 @@ use super::driver::{Arg, Gpu};
 use super::{CudaBackend, Emulation};
 use crate::backend::{Backend, BackendError, Lists};
 use crate::batches::in_batches;
+use crate::codec::Rabitq;
 use crate::conformance::random_rows;
 use crate::cpu::CpuBackend;
-use crate::distance::quantiser_rows;
+use crate::distance::{Isa, quantiser_rows};
+use crate::edge_codes::{EdgeCodes, EdgeTraining, WIDTHS};
 use crate::element::{DType, Element};
 use crate::metric::Metric;
+use crate::nodes::{Edges, NeighborCodes, NodeBlock, NodeLayout, VectorRecord};
 use crate::pq::{CodeBits, PqTraining, ProductQuantizer};
 use crate::rows::Rows;
 
@@ -225,4 +228,94 @@ fn ceilings_are_measured() {
     let Some(backend) = backend(Emulation::default()) else { return };
     let ceilings = backend.ceilings().unwrap();
     assert!(ceilings.copy_bandwidth > 0.0 && ceilings.matrix_rate > 0.0, "{ceilings:?}");
+}
+
+/// Some nodes, every other neighbour place taken: rows, and their neighbours.
+fn some_nodes(n: usize, count: usize, max_degree: usize) -> (Vec<u32>, Lists<u32>) {
+    let rows = (0..count).map(|i| ((i * 7 + 3) % n) as u32).collect();
+    let neighbors = |i: usize| (0..(i * 11 + 4) % (max_degree + 1)).map(move |j| ((i + j * j) % n) as u32).collect();
+    (rows, (0..count).map(neighbors).collect())
+}
+
+#[test]
+fn pages_are_those_of_the_cpu_byte_by_byte() {
+    let Some(cuda) = backend(Emulation::default()) else { return };
+    let cpu = CpuBackend::new();
+    for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+        for dtype in [DType::F32, DType::F16, DType::U8, DType::I8] {
+            for (n, dim, count, max_degree) in [(1, 1, 1, 16), (60, 70, 30, 32), (40, 37, 9, 48), (30, 160, 20, 16)] {
+                let rows = Arc::new(random_rows(dtype, n, dim, 3));
+                let seen = quantiser_rows(&rows.view(), metric);
+                let mean = seen.mean_axis(ndarray::Axis(0)).unwrap().to_vec();
+                let (on_cpu, on_cuda) =
+                    (cpu.upload(Arc::clone(&rows), metric).unwrap(), cuda.upload(rows, metric).unwrap());
+                let (nodes, neighbors) = some_nodes(n, count, max_degree);
+                let record = VectorRecord { dtype, dim, metric };
+                let same = |edges, codes: Option<&EdgeCodes>| {
+                    let layout = NodeLayout { record, max_degree, edges };
+                    let codes = codes.map(|codes| NeighborCodes { codes, rows: &neighbors.items });
+                    let block = NodeBlock { layout, rows: &nodes, places: &neighbors, codes };
+                    let (expected, got) = (cpu.pack_nodes(&on_cpu, &block), cuda.pack_nodes(&on_cuda, &block));
+                    assert!(expected.unwrap() == got.unwrap(), "{layout:?} {n} rows");
+                };
+                same(Edges::Compact, None);
+                for bits in WIDTHS {
+                    let training = EdgeTraining { mean: &mean, radius: 2.0, bits, metric, seed: 1 };
+                    let codes = EdgeCodes::train(training, Isa::best());
+                    same(Edges::Inline { bits }, Some(&codes));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rabitq_codes_are_those_of_the_cpu_byte_by_byte() {
+    let Some(cuda) = backend(Emulation::default()) else { return };
+    let cpu = CpuBackend::new();
+    for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+        for dtype in [DType::F32, DType::F16, DType::U8, DType::I8] {
+            for (n, dim) in [(1, 1), (50, 70), (30, 200)] {
+                let rows = Arc::new(random_rows(dtype, n, dim, 3));
+                let mut centroids = quantiser_rows(&random_rows(dtype, 3, dim, 4).view(), metric);
+                // A row that is its centroid, and so zero.
+                centroids.row_mut(2).assign(&quantiser_rows(&rows.view(), metric).row(0));
+                let (on_cpu, on_cuda) =
+                    (cpu.upload(Arc::clone(&rows), metric).unwrap(), cuda.upload(rows, metric).unwrap());
+                let ids: Vec<u32> = (0..n as u32).rev().chain([0]).collect();
+                let lists: Vec<u32> = (0..n as u32).map(|i| i % 3).chain([2]).collect();
+                for bits in 1..=8 {
+                    let rabitq = Rabitq::new(bits, centroids.view(), 2);
+                    let residual_to = (centroids.view(), &lists[..]);
+                    let expected = cpu.rabitq_encode(&on_cpu, &ids, residual_to, &rabitq).unwrap();
+                    let got = cuda.rabitq_encode(&on_cuda, &ids, residual_to, &rabitq).unwrap();
+                    assert!(expected == got, "{metric} {dtype} {n} x {dim}, {bits} bits");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_packed_and_coded_in_parts() {
+    let rows = Arc::new(random_rows(DType::F32, 400, 90, 3));
+    let emulation = |memory_budget| Emulation { memory_budget, ..Emulation::default() };
+    let (Some(roomy), Some(tight)) = (backend(emulation(None)), backend(emulation(Some(400 << 10)))) else { return };
+    let (nodes, neighbors) = some_nodes(400, 300, 32);
+    let mean = [0.0; 90];
+    let training = EdgeTraining { mean: &mean, radius: 8.0, bits: 2, metric: Metric::L2, seed: 1 };
+    let codes = EdgeCodes::train(training, Isa::best());
+    let record = VectorRecord { dtype: DType::F32, dim: 90, metric: Metric::L2 };
+    let layout = NodeLayout { record, max_degree: 32, edges: Edges::Inline { bits: 2 } };
+    let codes = Some(NeighborCodes { codes: &codes, rows: &neighbors.items });
+    let block = NodeBlock { layout, rows: &nodes, places: &neighbors, codes };
+    let centroids = Array2::zeros((1, 90));
+    let rabitq = Rabitq::new(4, centroids.view(), 2);
+    let (ids, lists): (Vec<u32>, Vec<u32>) = (0..1600).map(|i| (i % 400, 0)).unzip();
+    let work = |cuda: &CudaBackend| {
+        let resident = cuda.upload(Arc::clone(&rows), Metric::L2).unwrap();
+        let codes = cuda.rabitq_encode(&resident, &ids, (centroids.view(), &lists), &rabitq).unwrap();
+        (cuda.pack_nodes(&resident, &block).unwrap(), codes)
+    };
+    assert!(work(&roomy) == work(&tight));
 }

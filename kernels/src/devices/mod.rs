@@ -12,10 +12,16 @@ use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array2, ArrayView2};
 
+use crate::adjacency::Adjacency;
 use crate::backend::{Backend, BackendError, Ceilings, KMeansStep, Lists, PruneParams};
-use crate::candidates::{CandidateParams, Candidates, PrunedRows};
+use crate::candidates::{CandidateParams, Candidates};
+use crate::codec::Rabitq;
+use crate::graph_search::{GraphNeighbors, GraphSearchParams};
 use crate::metric::Metric;
+use crate::nodes::NodeBlock;
 use crate::pq::ProductQuantizer;
+use crate::progress::Progress;
+use crate::reverse::Pruned;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
 
@@ -58,11 +64,34 @@ trait Device: Send + Sync {
         residual_to: Option<(ArrayView2<'_, f32>, &[u32])>,
         pq: &ProductQuantizer,
     ) -> Result<Array2<u8>, BackendError>;
+    fn pack_nodes(&self, rows: &Resident, nodes: &NodeBlock<'_>) -> Result<Vec<u8>, BackendError>;
+    fn rabitq_encode(
+        &self,
+        rows: &Resident,
+        ids: &[u32],
+        residual_to: (ArrayView2<'_, f32>, &[u32]),
+        rabitq: &Rabitq,
+    ) -> Result<Array2<u8>, BackendError>;
     fn candidates<'a>(
         &'a self,
         rows: &'a Resident,
         params: CandidateParams,
     ) -> Result<Box<dyn Candidates + 'a>, BackendError>;
+    fn reverse_edges(
+        &self,
+        rows: &Resident,
+        pruned: &Pruned,
+        params: PruneParams,
+        progress: &dyn Progress,
+    ) -> Result<Adjacency, BackendError>;
+    fn graph_search(
+        &self,
+        base: &Resident,
+        graph: &Adjacency,
+        entries: &Lists<u32>,
+        queries: &Resident,
+        params: GraphSearchParams,
+    ) -> Result<GraphNeighbors, BackendError>;
 }
 
 /// The rows as this backend's own type.
@@ -139,12 +168,47 @@ where
         Backend::pq_encode(self, own::<B>(rows), residual_to, pq)
     }
 
+    fn pack_nodes(&self, rows: &Resident, nodes: &NodeBlock<'_>) -> Result<Vec<u8>, BackendError> {
+        Backend::pack_nodes(self, own::<B>(rows), nodes)
+    }
+
+    fn rabitq_encode(
+        &self,
+        rows: &Resident,
+        ids: &[u32],
+        residual_to: (ArrayView2<'_, f32>, &[u32]),
+        rabitq: &Rabitq,
+    ) -> Result<Array2<u8>, BackendError> {
+        Backend::rabitq_encode(self, own::<B>(rows), ids, residual_to, rabitq)
+    }
+
     fn candidates<'a>(
         &'a self,
         rows: &'a Resident,
         params: CandidateParams,
     ) -> Result<Box<dyn Candidates + 'a>, BackendError> {
         Backend::candidates(self, own::<B>(rows), params)
+    }
+
+    fn reverse_edges(
+        &self,
+        rows: &Resident,
+        pruned: &Pruned,
+        params: PruneParams,
+        progress: &dyn Progress,
+    ) -> Result<Adjacency, BackendError> {
+        Backend::reverse_edges(self, own::<B>(rows), pruned, params, progress)
+    }
+
+    fn graph_search(
+        &self,
+        base: &Resident,
+        graph: &Adjacency,
+        entries: &Lists<u32>,
+        queries: &Resident,
+        params: GraphSearchParams,
+    ) -> Result<GraphNeighbors, BackendError> {
+        Backend::graph_search(self, own::<B>(base), graph, entries, own::<B>(queries), params)
     }
 }
 
@@ -220,11 +284,12 @@ struct DeviceCandidates<'a> {
     at: usize,
 }
 
-impl DeviceCandidates<'_> {
-    fn or_begin_again<R>(&self, result: Result<R, BackendError>) -> Result<R, BackendError> {
+impl Devices {
+    /// What backend `at` came to with what it alone has gathered.
+    fn or_begin_again<R>(&self, at: usize, result: Result<R, BackendError>) -> Result<R, BackendError> {
         match result {
-            Err(error) if self.devices.give_up(self.at, &error) => {
-                Err(BackendError::BeginAgain { problem: error.to_string(), next: Backend::describe(self.devices) })
+            Err(error) if self.give_up(at, &error) => {
+                Err(BackendError::BeginAgain { problem: error.to_string(), next: Backend::describe(self) })
             }
             other => other,
         }
@@ -234,12 +299,17 @@ impl DeviceCandidates<'_> {
 impl Candidates for DeviceCandidates<'_> {
     fn add_leaves(&mut self, leaves: &Lists<u32>, k: usize) -> Result<(), BackendError> {
         let added = self.inner.add_leaves(leaves, k);
-        self.or_begin_again(added)
+        self.devices.or_begin_again(self.at, added)
     }
 
-    fn prune_next(&mut self, params: PruneParams) -> Result<Option<PrunedRows>, BackendError> {
+    fn prune_next(&mut self, params: PruneParams) -> Result<Option<usize>, BackendError> {
         let pruned = self.inner.prune_next(params);
-        self.or_begin_again(pruned)
+        self.devices.or_begin_again(self.at, pruned)
+    }
+
+    fn into_graph(self: Box<Self>, params: PruneParams, progress: &dyn Progress) -> Result<Adjacency, BackendError> {
+        let Self { inner, devices, at } = *self;
+        devices.or_begin_again(at, inner.into_graph(params, progress))
     }
 }
 
@@ -311,6 +381,20 @@ impl Backend for Devices {
         self.run(|device, at| device.pq_encode(rows.on(device, at)?, residual_to, pq))
     }
 
+    fn pack_nodes(&self, rows: &DeviceRows, nodes: &NodeBlock<'_>) -> Result<Vec<u8>, BackendError> {
+        self.run(|device, at| device.pack_nodes(rows.on(device, at)?, nodes))
+    }
+
+    fn rabitq_encode(
+        &self,
+        rows: &DeviceRows,
+        ids: &[u32],
+        residual_to: (ArrayView2<'_, f32>, &[u32]),
+        rabitq: &Rabitq,
+    ) -> Result<Array2<u8>, BackendError> {
+        self.run(|device, at| device.rabitq_encode(rows.on(device, at)?, ids, residual_to, rabitq))
+    }
+
     fn candidates<'a>(
         &'a self,
         rows: &'a DeviceRows,
@@ -320,6 +404,29 @@ impl Backend for Devices {
             // What borrows from the chain lives as long as the chain, which the closure's arguments do not say.
             let inner = self.chain[at].candidates(rows.on(device, at)?, params)?;
             Ok(Box::new(DeviceCandidates { inner, devices: self, at }) as Box<dyn Candidates + 'a>)
+        })
+    }
+
+    fn reverse_edges(
+        &self,
+        rows: &DeviceRows,
+        pruned: &Pruned,
+        params: PruneParams,
+        progress: &dyn Progress,
+    ) -> Result<Adjacency, BackendError> {
+        self.run(|device, at| device.reverse_edges(rows.on(device, at)?, pruned, params, progress))
+    }
+
+    fn graph_search(
+        &self,
+        base: &DeviceRows,
+        graph: &Adjacency,
+        entries: &Lists<u32>,
+        queries: &DeviceRows,
+        params: GraphSearchParams,
+    ) -> Result<GraphNeighbors, BackendError> {
+        self.run(|device, at| {
+            device.graph_search(base.on(device, at)?, graph, entries, queries.on(device, at)?, params)
         })
     }
 }

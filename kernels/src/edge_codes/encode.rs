@@ -12,7 +12,7 @@ use crate::rotation::Rotation;
 
 /// Step of an equidistant quantiser with 2^bits levels, in standard deviations, with the least squared error for a
 /// Gaussian (Max, IRE Trans. Information Theory 1960, table II; 8 bits by the same minimisation).
-fn gaussian_step(bits: u8) -> f32 {
+pub(crate) fn gaussian_step(bits: u8) -> f32 {
     match bits {
         1 => 1.596,
         2 => 0.9957,
@@ -83,23 +83,19 @@ impl<'a> EdgeEncoder<'a> {
         Self { codes, difference: vec![0.0; padded], levels: vec![0; padded] }
     }
 
-    /// Appends the blocks of `places` (a multiple of sixteen) neighbour places to `out`. `node`, and what `neighbor` gives
+    /// Writes the blocks of neighbour places, sixteen a block, to `blocks`, which is zero. `node`, and what `neighbor` gives
     /// for a place that has a neighbour, are vectors `(padded_dim)` that [`EdgeCodes::rotate`] has rotated: a row is the
     /// neighbour of many nodes, and is rotated once.
-    pub fn encode<'r>(
-        &mut self,
-        places: usize,
-        node: &[f32],
-        neighbor: impl Fn(usize) -> Option<&'r [f32]>,
-        out: &mut Vec<u8>,
-    ) {
+    ///
+    /// # Panics
+    /// When `blocks` is not a number of whole blocks.
+    pub fn encode<'r>(&mut self, node: &[f32], neighbor: impl Fn(usize) -> Option<&'r [f32]>, blocks: &mut [u8]) {
         let codes = self.codes;
         let is_zero = |vector: &[f32]| codes.metric == Metric::Cosine && vector.iter().all(|&x| x == 0.0);
         let zero_node = is_zero(node);
-        for block in 0..places / LANES {
-            let start = out.len();
-            out.resize(start + codes.block_bytes(), 0);
-            let (packed, factors) = out[start..].split_at_mut(codes.block_bytes() - super::FACTOR_BYTES);
+        assert_eq!(blocks.len() % codes.block_bytes(), 0);
+        for (block, bytes) in blocks.chunks_exact_mut(codes.block_bytes()).enumerate() {
+            let (packed, factors) = bytes.split_at_mut(codes.block_bytes() - super::FACTOR_BYTES);
             for lane in 0..LANES {
                 let mut factor = Factors { additive: f32::INFINITY, multiplicative: 0.0 };
                 if let Some(neighbor) = neighbor(block * LANES + lane) {

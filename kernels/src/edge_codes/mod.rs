@@ -31,6 +31,7 @@ use crate::metric::Metric;
 use crate::rotation::Rotation;
 use crate::topk::Scored;
 
+pub(crate) use encode::gaussian_step;
 pub use encode::{EdgeEncoder, EdgeTraining};
 
 /// Neighbours of one block.
@@ -92,6 +93,21 @@ impl EdgeCodes {
     /// Coordinates a row.
     pub fn dim(&self) -> usize {
         self.dim
+    }
+
+    /// The rotation of rows.
+    pub(crate) fn rotation(&self) -> &Rotation {
+        &self.rotation
+    }
+
+    /// What is taken off queries and nodes `(dim)`, rotated.
+    pub(crate) fn center(&self) -> &[f32] {
+        &self.center
+    }
+
+    /// Units of the additive and the multiplicative factors.
+    pub(crate) fn units(&self) -> [f32; 2] {
+        [self.additive_unit, self.multiplicative_unit]
     }
 
     /// Coordinates in a code: a multiple of 32, so that words of every width are whole.

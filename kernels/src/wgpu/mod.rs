@@ -11,11 +11,15 @@ mod adapters;
 mod device;
 mod measure;
 mod nearest;
+mod pack;
 mod pairs;
 mod pipelines;
 mod prune;
 mod quantise;
+mod rabitq;
+mod rotate;
 mod rows;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -30,10 +34,14 @@ pub use rows::WgpuRows;
 use device::{Gpu, Task};
 use pipelines::Distance;
 
+use crate::adjacency::Adjacency;
 use crate::backend::{Backend, BackendError, Ceilings, KMeansStep, Lists, PruneParams};
-use crate::checks::{check_encoding, check_ids, check_upload, same_count, same_dim, some_centroids};
+use crate::checks::{check_encoding, check_ids, check_rabitq, check_upload, same_count, same_dim, some_centroids};
+use crate::codec::Rabitq;
 use crate::element::Element;
+use crate::graph_search::{self, GraphNeighbors, GraphSearchParams};
 use crate::metric::Metric;
+use crate::nodes::{NodeBlock, PACK, VectorRecord};
 use crate::pq::ProductQuantizer;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
@@ -198,6 +206,49 @@ impl Backend for WgpuBackend {
         let task = self.task("pq encode");
         check_encoding(rows.n, rows.dim(), residual_to, pq)?;
         quantise::pq_encode(task, rows, residual_to, pq)
+    }
+
+    fn pack_nodes(&self, rows: &WgpuRows, nodes: &NodeBlock<'_>) -> Result<Vec<u8>, BackendError> {
+        let task = self.task(PACK);
+        nodes.check(rows.n, VectorRecord { dtype: rows.shape.dtype, dim: rows.dim(), metric: rows.metric })?;
+        pack::pack_nodes(task, rows, nodes)
+    }
+
+    fn rabitq_encode(
+        &self,
+        rows: &WgpuRows,
+        ids: &[u32],
+        residual_to: (ArrayView2<'_, f32>, &[u32]),
+        rabitq: &Rabitq,
+    ) -> Result<Array2<u8>, BackendError> {
+        let task = self.task("rabitq encode");
+        check_rabitq(rows.n, rows.dim(), ids, residual_to, rabitq)?;
+        rabitq::rabitq_encode(task, rows, ids, residual_to, rabitq)
+    }
+
+    fn graph_search(
+        &self,
+        base: &WgpuRows,
+        graph: &Adjacency,
+        entries: &Lists<u32>,
+        queries: &WgpuRows,
+        params: GraphSearchParams,
+    ) -> Result<GraphNeighbors, BackendError> {
+        let task = self.task(graph_search::OPERATION);
+        same_dim(task.operation, queries.dim(), base.dim())?;
+        same_count(task.operation, "list of entries", entries.len(), "query", queries.n)?;
+        graph.check(task.operation, base.n)?;
+        check_ids(task.operation, entries.items.iter().copied(), base.n)?;
+        let widened = alike(task, queries, base)?;
+        let queries = widened.as_ref().unwrap_or(queries);
+        let fits = walk::fits(task, base, graph, entries, queries, params);
+        match fits.then(|| walk::graph_search(task, base, graph, entries, queries, params)) {
+            // The edges have no room beside the rows, or in a binding.
+            None | Some(Err(BackendError::OutOfMemory { .. })) => {
+                graph_search::in_lockstep(self, base, graph, entries, queries, params)
+            }
+            Some(found) => found,
+        }
     }
 }
 

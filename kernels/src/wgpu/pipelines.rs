@@ -30,6 +30,11 @@ pub(super) enum Kernel {
     Sums,
     Pairs,
     Prune,
+    Hadamard,
+    PackRecords,
+    EdgeCodes,
+    Rabitq,
+    Walk,
 }
 
 /// What a kernel does with a buffer.
@@ -110,6 +115,11 @@ impl Kernel {
             Self::Sums => vec![include_str!("../../wgsl/sums.wgsl")],
             Self::Pairs => vec![ROWS, include_str!("../../wgsl/pairs.wgsl")],
             Self::Prune => vec![ROWS, include_str!("../../wgsl/prune.wgsl")],
+            Self::Hadamard => vec![ROWS, include_str!("../../wgsl/hadamard.wgsl")],
+            Self::PackRecords => vec![include_str!("../../wgsl/pack.wgsl")],
+            Self::EdgeCodes => vec![include_str!("../../wgsl/edge_codes.wgsl")],
+            Self::Rabitq => vec![include_str!("../../wgsl/rabitq.wgsl")],
+            Self::Walk => vec![ROWS, include_str!("../../wgsl/walk.wgsl")],
         }
     }
 
@@ -139,6 +149,10 @@ impl Kernel {
             Self::Sums => &[(1, Read), (2, Read), (3, Read), (4, Write)],
             Self::Pairs => &[(1, Read), (2, Read), (3, Read), (4, Read), (5, Read), (6, Write)],
             Self::Prune => &[(1, Read), (2, Read), (3, Read), (4, Read), (5, Write), (6, Write)],
+            Self::Hadamard => &[(1, Read), (2, Read), (3, Read), (4, Read), (5, Write)],
+            Self::PackRecords | Self::EdgeCodes => &[(1, Read), (2, Read), (3, Read), (4, Read), (5, Read), (6, Write)],
+            Self::Rabitq => &[(1, Read), (2, Read), (3, Read), (4, Write)],
+            Self::Walk => &[(1, Read), (2, Read), (3, Read), (4, Read), (5, Read), (6, Read), (7, Write)],
         }
     }
 

@@ -224,7 +224,11 @@ fn numbers_of<T: Kernels>(rows: ArrayView2<'_, T>, metric: Metric) -> Vec<[u32; 
     let isa = Isa::best();
     // Only inner product lifts.
     let aux = (metric == Metric::InnerProduct).then(|| GraphAux::new(rows, metric));
-    let lift = |i: usize| aux.as_ref().map_or(0.0, |aux| GraphGeometry::<T>::new(aux, isa).aux(i));
+    let aside = |i: usize| match metric {
+        Metric::L2 => 0.0,
+        Metric::Cosine => inverse_norm(row(&rows, i)),
+        Metric::InnerProduct => aux.as_ref().map_or(0.0, |aux| GraphGeometry::<T>::new(aux, isa).aux(i)),
+    };
     let own = |i: usize| {
         let row = row(&rows, i);
         match T::DTYPE {
@@ -233,7 +237,7 @@ fn numbers_of<T: Kernels>(rows: ArrayView2<'_, T>, metric: Metric) -> Vec<[u32; 
             DType::F32 | DType::F16 => inverse_norm(row).to_bits(),
         }
     };
-    (0..rows.nrows()).into_par_iter().map(|i| [own(i), lift(i).to_bits()]).collect()
+    (0..rows.nrows()).into_par_iter().map(|i| [own(i), aside(i).to_bits()]).collect()
 }
 
 /// Writes rows into a block, padded to whole units.

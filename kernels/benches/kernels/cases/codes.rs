@@ -84,11 +84,10 @@ fn encode(dim: usize, bits: u8, cases: &mut Vec<Case>) {
         let rotated = rotated(&codes, &floats((DEGREE + 1) * dim));
         // An encoder borrows its codes, and a closure cannot borrow from itself.
         let mut encoder = EdgeEncoder::new(Box::leak(Box::new(codes)));
-        let mut out = Vec::new();
+        let mut out = vec![0; DEGREE / LANES * kiln_kernels::edge_codes::block_bytes(dim, bits)];
         move || {
-            out.clear();
             let (node, neighbors) = black_box(&rotated).split_first().expect("a node");
-            encoder.encode(DEGREE, node, |place| neighbors.get(place).map(Vec::as_slice), &mut out);
+            encoder.encode(node, |place| neighbors.get(place).map(Vec::as_slice), &mut out);
             black_box(&out);
         }
     }));
@@ -116,10 +115,10 @@ fn neighbors(dim: usize, bits: u8, store: Store, smoke: bool, cases: &mut Vec<Ca
     cases.push(case(format!("edge_codes/neighbors_below/{bits}bit/{shape}"), cost, move || {
         let codes = edge_codes(dim, bits);
         let rows = floats((DEGREE + 2) * dim);
-        let mut blocks = Vec::new();
+        let mut blocks = vec![0; node];
         let rotated = rotated(&codes, &rows);
         let neighbor = |place: usize| rotated.get(2 + place).map(Vec::as_slice);
-        EdgeEncoder::new(&codes).encode(DEGREE, &rotated[1], neighbor, &mut blocks);
+        EdgeEncoder::new(&codes).encode(&rotated[1], neighbor, &mut blocks);
         let query = codes.prepare(rows[..dim].to_vec());
         let (base, ids) = (1.0, (0..DEGREE as u32).collect::<Vec<_>>());
         let mut found = Vec::new();

@@ -1,7 +1,7 @@
 //! RaBitQ lists: a rotated residual in 1 to 8 bits a coordinate, with an unbiased estimate of its distance and a bound
 //! on the estimate's error.
 //!
-//! In: residuals to a list's centroid. Out: blocks of 32 rows; scans that offer rows by the *lower bound* of their
+//! In: residuals to a list's centroid, coded one by one ([`rows`], `Backend::rabitq_encode`). Out: blocks of 32 rows; scans that offer rows by the *lower bound* of their
 //! distance. The sign bits of a block are scored in registers, four coordinates a look-up ([`fastscan`](super::fastscan));
 //! only rows whose lower bound by signs is within the shortlist's bound are scored by all their bits.
 //!
@@ -16,13 +16,14 @@
 
 pub mod code;
 pub mod planes;
+pub(crate) mod rows;
 
 use ndarray::{ArrayView2, Axis};
 
 use super::fastscan::{
     BLOCK, Factors, FastScan, GROUP_BYTES, Layout, Probe, QUERIES, Scores, Tables, pack as pack_block,
 };
-use super::{List, ListRows, Visit, blocks_at_once, present};
+use super::{List, Visit, blocks_at_once, present};
 use crate::distance::Isa;
 use crate::metric::Metric;
 use crate::rotation::Rotation;
@@ -89,48 +90,28 @@ impl Rabitq {
         rows.div_ceil(BLOCK as u64) * self.layout().stride as u64
     }
 
-    /// Appends the blocks of a list.
-    pub fn encode_list(&self, list: ListRows<'_>, metric: Metric, out: &mut Vec<u8>) {
-        let (layout, dim) = (self.layout(), self.dim());
-        let mut centroid = list.centroid.to_vec();
-        self.rotation.apply(&mut centroid);
-        // What the code's product is taken with for `add`.
-        let toward: Vec<f32> = centroid.iter().zip(&self.center).map(|(c, m)| c - m).collect();
-        let mut codes = vec![0u8; BLOCK * dim];
-        for rows in list.residuals.axis_chunks_iter(Axis(0), BLOCK) {
+    /// Appends the blocks of a list whose rows have these `codes`, [`row_bytes`](Self::row_bytes) each.
+    pub fn encode_list(&self, codes: &[u8], out: &mut Vec<u8>) {
+        let (layout, dim, width) = (self.layout(), self.dim(), planes::row_bytes(self.dim(), self.bits));
+        for rows in codes.chunks(BLOCK * self.row_bytes()) {
             let start = out.len();
             out.resize(start + layout.stride, 0);
             let (signs, all) = out[start..].split_at_mut(layout.factors.bytes() + layout.groups * GROUP_BYTES);
-            for (row, residual) in rows.outer_iter().enumerate() {
-                let mut r = residual.to_vec();
-                self.rotation.apply(&mut r);
-                let codes = &mut codes[row * dim..][..dim];
+            let planes = |row: usize| &rows[row * self.row_bytes() + self.planes_at()..][..width];
+            let present = rows.len() / self.row_bytes();
+            for (row, bytes) in rows.chunks_exact(self.row_bytes()).enumerate() {
+                set_factors(signs, row, &bytes[..12]);
                 if self.bits > 1 {
-                    let coded = code::encode(&r, self.bits, codes);
-                    self.set_factors(all, row, factors(&r, &toward, &self.center, codes, self.bits, coded, metric));
-                    let width = planes::row_bytes(dim, self.bits);
-                    let at = layout.factors.bytes() + row * width;
-                    planes::pack(codes, self.bits, &mut all[at..at + width]);
+                    set_factors(all, row, &bytes[12..24]);
+                    all[layout.factors.bytes() + row * width..][..width].copy_from_slice(planes(row));
                 }
-                let coded = code::encode(&r, 1, codes);
-                let [add, mul, err] = factors(&r, &toward, &self.center, codes, 1, coded, metric);
-                // Look-ups sum +-1, twice the +-1/2 of one-bit codes.
-                self.set_factors(signs, row, [add, 0.5 * mul, err]);
             }
-            for missing in rows.nrows()..BLOCK {
-                self.set_factors(signs, missing, [f32::INFINITY, 0.0, 0.0]);
+            for missing in present..BLOCK {
+                set_factors(signs, missing, bytemuck::cast_slice(&[f32::INFINITY, 0.0, 0.0]));
             }
-            let nibble = |row: usize, sub: usize| {
-                let four = codes[row * dim..][..dim].chunks(4).nth(sub).unwrap_or_default();
-                four.iter().rev().fold(0, |bits, &code| bits << 1 | code)
-            };
-            pack_block(rows.nrows(), dim.div_ceil(4), nibble, &mut signs[layout.factors.bytes()..]);
-        }
-    }
-
-    fn set_factors(&self, block: &mut [u8], row: usize, factors: [f32; 3]) {
-        for (kind, factor) in factors.into_iter().enumerate() {
-            block[4 * (kind * BLOCK + row)..][..4].copy_from_slice(&factor.to_le_bytes());
+            let signs_at = width - width / usize::from(self.bits);
+            let nibble = |row: usize, sub: usize| planes(row)[signs_at + sub / 2] >> (4 * (sub % 2)) & 15;
+            pack_block(present, dim.div_ceil(4), nibble, &mut signs[layout.factors.bytes()..]);
         }
     }
 
@@ -220,6 +201,13 @@ impl Rabitq {
         let (rotation, center) = bytes[4..].split_at(Rotation::byte_length(dim));
         let center = center.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         Ok(Self::assemble(bits, Rotation::from_bytes(rotation, dim, Isa::best())?, center))
+    }
+}
+
+/// Writes add, mul and err of a row, f32, to factors at the start of `block`.
+fn set_factors(block: &mut [u8], row: usize, factors: &[u8]) {
+    for (kind, factor) in factors.chunks_exact(4).enumerate() {
+        block[4 * (kind * BLOCK + row)..][..4].copy_from_slice(factor);
     }
 }
 

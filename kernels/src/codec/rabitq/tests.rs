@@ -33,14 +33,16 @@ fn exact(metric: Metric, q: &[f32], x: &[f32]) -> f32 {
 fn lower_bounds_hold_and_close_in_with_more_bits() {
     let dim = 100;
     let made = made(500, dim);
-    let residuals = &made.rows - &ndarray::aview1(&made.centroid);
     for metric in [Metric::L2, Metric::InnerProduct] {
         let mut last = f64::INFINITY;
         for bits in 1..=8 {
             let codec = Codec::Rabitq(Rabitq::new(bits, made.rows.slice(ndarray::s![..9, ..]), 1));
+            let Codec::Rabitq(rabitq) = &codec else { unreachable!() };
+            let (ids, lists): (Vec<u32>, Vec<u32>) = (0..500).map(|row| (row, 0)).unzip();
+            let centroid = ndarray::aview1(&made.centroid).insert_axis(ndarray::Axis(0));
+            let codes = rows::encode(&made.rows.view(), &[], &ids, (centroid, &lists), rabitq, metric);
             let mut bytes = Vec::new();
-            let list = ListRows { centroid: &made.centroid, residuals: residuals.view(), codes: &[] };
-            codec.encode_list(list, metric, &mut bytes);
+            rabitq.encode_list(codes.as_slice().expect("contiguous"), &mut bytes);
             assert_eq!(bytes.len() as u64, codec.list_bytes(500));
             let (mut above, mut below) = (0, 0.0);
             for query in made.queries.outer_iter() {
