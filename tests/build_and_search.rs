@@ -159,6 +159,32 @@ fn a_batch_gives_the_same_answers_and_no_latency() {
 }
 
 #[test]
+fn a_device_answers_a_batch_as_an_exact_walk_does() {
+    let place = Place::new().with_indexes();
+    let search = ["search", "vamana.kiln", "--queries", "set.hdf5", "--out", "found.npy"];
+    let files = || [place.read("found.npy"), place.read("found.distances.npy")];
+    place.ok(&[&search[..], &["--navigate", "exact"]].concat());
+    let answers = files();
+    let printed = place.ok(&[&search[..], &["--batch", "--device", "cpu", "--json", "-"]].concat());
+    assert!(files() == answers);
+    let row: Value = serde_json::from_str(&printed).expect("one document");
+    assert_keys(&row, &SEARCH_KEYS);
+    assert!(
+        row["mode"] == "batch-1" && number(&row, "/recall") >= 0.9 && number(&row, "/hops_per_query") > 1.0,
+        "{row}"
+    );
+
+    let refused =
+        |code, rest: &[&str], says: &str| assert_says(&place.fails(code, &[&search[..], rest].concat()), &[says]);
+    refused(2, &["--device", "cpu"], "--batch");
+    refused(2, &["--batch", "--device", "cpu", "--navigate", "codes"], "exact distances");
+    refused(2, &["--batch", "--device", "cpu", "--nprobe", "3"], "--nprobe");
+    refused(1, &["--batch", "--device", "cpu", "--residency", "ssd"], "--residency memory");
+    let lists = ["search", "ivf-pq.kiln", "--queries", "set.hdf5", "--batch", "--device", "cpu"];
+    assert_says(&place.fails(1, &lists), &["--index vamana"]);
+}
+
+#[test]
 fn an_index_is_built_searched_inspected_and_verified() {
     let place = Place::new().with_indexes();
     for kind in KINDS {

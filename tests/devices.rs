@@ -82,6 +82,8 @@ fn every_stage_is_measured_beside_its_ceiling() {
         "candidates",
         "kmeans_step",
         "pq_encode",
+        "pack_nodes",
+        "rabitq_encode",
     ] {
         let of = |dtype: &str| {
             stages.iter().any(|row| {

@@ -5,6 +5,7 @@
 //! [`Searcher::search`], so what is measured is what is served.
 
 mod build;
+mod device_graph;
 mod error;
 mod file;
 mod ids;
@@ -20,6 +21,7 @@ mod stored_rows;
 mod vamana;
 
 pub use build::{BuildReport, BuildRequest, build};
+pub use device_graph::DeviceGraph;
 pub use error::BuilderError;
 pub use file::inspect::{Inspection, SectionSummary, inspect, verify};
 pub use meta::Meta;

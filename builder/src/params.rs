@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use kiln_kernels::codec::CodecKind;
 use kiln_kernels::edge_codes::LANES;
+use kiln_kernels::nodes::{Edges, NodeLayout, VectorRecord};
 use kiln_kernels::pq::CodeBits;
 use kiln_kernels::{DType, Metric};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::BuilderError;
-use crate::record::VectorRecord;
 use crate::search_types::{Effort, IndexKind, Navigate};
-use crate::vamana::layout::{Edges, NodeLayout};
 
 /// How a graph is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,40 +1,10 @@
-//! How one vector lies in a file: its coordinates as given, padded to four bytes, and under cosine its
-//! inverse norm.
+//! Scoring vectors as they lie in a file ([`VectorRecord`]).
 
 use kiln_kernels::distance::{Isa, Kernels, QueryGeometry, inverse_norm};
+use kiln_kernels::nodes::VectorRecord;
 use kiln_kernels::{DType, Metric, RowsView, f16};
 
 use crate::error::BuilderError;
-
-/// The layout of a vector record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct VectorRecord {
-    pub dtype: DType,
-    pub dim: usize,
-    pub metric: Metric,
-}
-
-impl VectorRecord {
-    /// Bytes of the coordinates, padded to four.
-    fn coordinates(self) -> usize {
-        (self.dim * self.dtype.bytes()).next_multiple_of(4)
-    }
-
-    /// Bytes of a record.
-    pub(crate) fn bytes(self) -> usize {
-        self.coordinates() + if self.metric == Metric::Cosine { 4 } else { 0 }
-    }
-
-    /// Appends the record of `row`.
-    pub(crate) fn append<T: Kernels>(self, row: &[T], out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(bytemuck::cast_slice(row));
-        out.resize(start + self.coordinates(), 0);
-        if self.metric == Metric::Cosine {
-            out.extend_from_slice(&inverse_norm(row).to_le_bytes());
-        }
-    }
-}
 
 /// A query against records: typed once when the search begins, then a plain call a record.
 pub(crate) enum RecordScorer {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use kiln_kernels::{DType, MAX_DIM, Metric, RowsView};
+use kiln_kernels::{Adjacency, DType, MAX_DIM, Metric, RowsView};
 
 use crate::error::BuilderError;
 use crate::file::pages::PageCache;
@@ -188,6 +188,18 @@ impl Searcher {
         match &self.engine {
             Engine::Vamana(index, _) => index.ids().get(position),
             Engine::IvfPq(index, _) => index.ids().get(position),
+        }
+    }
+
+    /// A graph in memory by positions of the file, and where its walks start.
+    pub(crate) fn graph(&self) -> Result<(Adjacency, u32), BuilderError> {
+        let wrong = |problem: &str| Err(BuilderError::Mismatch(format!("{}: {problem}", self.path.display())));
+        match &self.engine {
+            Engine::IvfPq(..) => wrong("a device searches graphs: build the index with --index vamana"),
+            Engine::Vamana(index, _) => match index.adjacency() {
+                Some(graph) => Ok(graph),
+                None => wrong("a device searches what is in memory: open the index with --residency memory"),
+            },
         }
     }
 

@@ -5,15 +5,16 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{build_index, clustered, defaults, request, vamana};
-use kiln_builder::{BuilderError, GraphMethod, IndexKind, IndexParams, VamanaParams, build};
+use common::{build_index, clustered, defaults, ivf_pq, request, vamana};
+use kiln_builder::{BuilderError, GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout, VamanaParams, build};
 use kiln_datasets::MemorySource;
 use kiln_kernels::candidates::HostCandidates;
+use kiln_kernels::codec::{CodecKind, Rabitq};
 use kiln_kernels::cpu::CpuRows;
 use kiln_kernels::pq::ProductQuantizer;
 use kiln_kernels::{
     Backend, BackendError, CandidateParams, Candidates, Ceilings, CpuBackend, DType, Devices, KMeansStep, Lists,
-    Metric, Neighbors, NoProgress, PruneParams, Rows, Scored,
+    Metric, Neighbors, NoProgress, NodeBlock, PruneParams, Rows, Scored,
 };
 use ndarray::{Array2, ArrayView2};
 
@@ -111,6 +112,20 @@ impl Backend for Faulty {
         self.ask("pq encode")?.pq_encode(rows, residual_to, pq)
     }
 
+    fn pack_nodes(&self, rows: &CpuRows, nodes: &NodeBlock<'_>) -> Result<Vec<u8>, BackendError> {
+        self.ask("pack nodes")?.pack_nodes(rows, nodes)
+    }
+
+    fn rabitq_encode(
+        &self,
+        rows: &CpuRows,
+        ids: &[u32],
+        residual_to: (ArrayView2<'_, f32>, &[u32]),
+        rabitq: &Rabitq,
+    ) -> Result<Array2<u8>, BackendError> {
+        self.ask("rabitq encode")?.rabitq_encode(rows, ids, residual_to, rabitq)
+    }
+
     fn candidates<'a>(
         &'a self,
         rows: &'a CpuRows,
@@ -125,9 +140,12 @@ fn base() -> Rows {
     clustered(DType::U8, 3000, 12, 5)
 }
 
-fn kinds(rows: &Rows) -> [IndexParams; 2] {
+fn kinds(rows: &Rows) -> [IndexParams; 4] {
     let graph = VamanaParams { method: GraphMethod::Partition, ..vamana(16, 40, 3) };
-    [IndexParams::Vamana(graph), defaults(IndexKind::IvfPq, rows)]
+    let inline = VamanaParams { layout: Layout::Inline, ..graph.clone() };
+    let lists = IvfPqParams { codec: CodecKind::Rabitq(3), ..ivf_pq(6, 3) };
+    let defaults = defaults(IndexKind::IvfPq, rows);
+    [IndexParams::Vamana(graph), IndexParams::Vamana(inline), defaults, IndexParams::IvfPq(lists)]
 }
 
 fn built_on(devices: &Devices, rows: &Rows, params: IndexParams) -> Result<(Vec<u8>, String), BuilderError> {

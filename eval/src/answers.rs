@@ -36,7 +36,7 @@ pub fn answer_all(
         .into_par_iter()
         .map(|query| searcher.search(&queries.slice(query..query + 1), params))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(gathered(hits, params.k))
+    Ok(QueryAnswers::of(hits, params.k))
 }
 
 /// As [`answer_all`], in one call a thread: equal shares of `queries` on each of `threads` threads.
@@ -53,20 +53,21 @@ pub fn answer_in_batch(
         .into_par_iter()
         .map(|thread| searcher.search_batch(&queries.slice(share(queries.len(), thread, threads)), params))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(gathered(shares.into_iter().flatten().collect(), params.k))
-}
-
-fn gathered(hits: Vec<Hits>, k: usize) -> QueryAnswers {
-    let mut ids = Array2::from_elem((hits.len(), k), -1i64);
-    let mut distances = Array2::from_elem((hits.len(), k), f32::INFINITY);
-    for ((hits, mut ids), mut distances) in hits.iter().zip(ids.rows_mut()).zip(distances.rows_mut()) {
-        ids.iter_mut().zip(&hits.ids).for_each(|(slot, &id)| *slot = id as i64);
-        distances.iter_mut().zip(&hits.distances).for_each(|(slot, &distance)| *slot = distance);
-    }
-    QueryAnswers { ids, distances, stats: hits.into_iter().map(|hits| hits.stats).collect() }
+    Ok(QueryAnswers::of(shares.into_iter().flatten().collect(), params.k))
 }
 
 impl QueryAnswers {
+    /// What was found for each query, at most `k` rows each.
+    pub(crate) fn of(hits: Vec<Hits>, k: usize) -> Self {
+        let mut ids = Array2::from_elem((hits.len(), k), -1i64);
+        let mut distances = Array2::from_elem((hits.len(), k), f32::INFINITY);
+        for ((hits, mut ids), mut distances) in hits.iter().zip(ids.rows_mut()).zip(distances.rows_mut()) {
+            ids.iter_mut().zip(&hits.ids).for_each(|(slot, &id)| *slot = id as i64);
+            distances.iter_mut().zip(&hits.distances).for_each(|(slot, &distance)| *slot = distance);
+        }
+        Self { ids, distances, stats: hits.into_iter().map(|hits| hits.stats).collect() }
+    }
+
     /// The first query to which the others' ids differ from these.
     pub(crate) fn first_difference(&self, others: &QueryAnswers) -> Option<usize> {
         self.ids.outer_iter().zip(others.ids.outer_iter()).position(|(ours, theirs)| ours != theirs)
@@ -129,12 +130,12 @@ mod tests {
     #[test]
     fn answers_differ_by_ids() {
         let hits = |ids: &[u64]| Hits { ids: ids.to_vec(), ..Hits::default() };
-        let ours = gathered(vec![hits(&[1, 2]), hits(&[3]), hits(&[])], 2);
+        let ours = QueryAnswers::of(vec![hits(&[1, 2]), hits(&[3]), hits(&[])], 2);
         assert_eq!(ours.ids, ndarray::array![[1, 2], [3, -1], [-1, -1]]);
         assert_eq!(ours.first_difference(&ours), None);
-        let theirs = gathered(vec![hits(&[1, 2]), hits(&[3]), hits(&[7])], 2);
+        let theirs = QueryAnswers::of(vec![hits(&[1, 2]), hits(&[3]), hits(&[7])], 2);
         assert_eq!(ours.first_difference(&theirs), Some(2));
-        let swapped = gathered(vec![hits(&[2, 1]), hits(&[3]), hits(&[])], 2);
+        let swapped = QueryAnswers::of(vec![hits(&[2, 1]), hits(&[3]), hits(&[])], 2);
         assert_eq!(ours.first_difference(&swapped), Some(0));
     }
 }

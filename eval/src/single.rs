@@ -5,16 +5,16 @@
 
 use std::time::Instant;
 
-use kiln_builder::{SearchParams, Searcher};
+use kiln_builder::{DeviceGraph, Effort, SearchParams, Searcher};
 use kiln_datasets::RowSource;
-use kiln_kernels::RowsView;
+use kiln_kernels::{Devices, RowsView};
 use ndarray::ArrayView2;
 
 use crate::answers::{QueryAnswers, QuerySet, answer_all, answer_in_batch, judged};
 use crate::error::EvalError;
 use crate::interleave::{Task, measure_interleaved};
 use crate::judge::{Judgement, judge};
-use crate::measure::{Driver, Repeats};
+use crate::measure::{Driver, Repeats, Work};
 use crate::record::{BuildRecord, Mode, SettingRecord};
 
 /// Seconds that measured passes may take in all before they are made fewer.
@@ -33,6 +33,8 @@ pub struct SingleSearch<'a> {
     pub mode: Mode,
     /// Truth `(queries, depth)` and the rows that answers are judged on, where truth is known.
     pub truth: Option<(ArrayView2<'a, i64>, &'a dyn RowSource)>,
+    /// The index on a device, which then answers all queries in one call.
+    pub device: Option<&'a DeviceGraph<'a, Devices>>,
 }
 
 /// What came out.
@@ -51,11 +53,16 @@ pub struct SingleMeasurement {
 /// # Errors
 /// A search that fails, or answers that cannot be judged by this truth.
 pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, EvalError> {
-    let SingleSearch { searcher, queries, params, mode, truth } = request;
+    let SingleSearch { searcher, queries, params, mode, truth, device } = request;
     let began = Instant::now();
-    let answers = match *mode {
-        Mode::Latency1 | Mode::Throughput { .. } => answer_all(searcher, queries, params)?,
-        Mode::Batch { threads } => answer_in_batch(searcher, queries, params, threads)?,
+    let list = match params.effort {
+        Effort::Graph { search_list, .. } => search_list,
+        Effort::Lists { .. } => params.k,
+    };
+    let answers = match (device, *mode) {
+        (Some(device), _) => QueryAnswers::of(device.search(queries, params.k, list)?, params.k),
+        (None, Mode::Latency1 | Mode::Throughput { .. }) => answer_all(searcher, queries, params)?,
+        (None, Mode::Batch { threads }) => answer_in_batch(searcher, queries, params, threads)?,
     };
     // A pass that takes long is not repeated: its own length makes it steady, and someone is waiting.
     let passes = (PATIENCE_SECONDS / began.elapsed().as_secs_f64().max(1e-3)) as usize;
@@ -76,7 +83,13 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         None => Judgement::default(),
     };
     let set = QuerySet::new(queries.clone());
-    let task = Task { threads: mode.threads(), work: set.work(searcher, *params, *mode) };
+    let task = match device {
+        Some(device) => {
+            let work = Work::batch(move |share| device.search(&queries.slice(share), params.k, list));
+            Task { threads: 1, work }
+        }
+        None => Task { threads: mode.threads(), work: set.work(searcher, *params, *mode) },
+    };
     let mut setting = SettingRecord {
         key: "search".to_string(),
         build_key: "search".to_string(),

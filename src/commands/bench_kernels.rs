@@ -8,11 +8,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kiln_kernels::codec::Rabitq;
+use kiln_kernels::candidates::NO_ROW;
 use kiln_kernels::conformance::random_rows;
-use kiln_kernels::distance::quantiser_rows;
+use kiln_kernels::distance::{Isa, quantiser_rows};
+use kiln_kernels::edge_codes::{EdgeCodes, EdgeTraining};
+use kiln_kernels::nodes::{Edges, NeighborCodes, NodeBlock, NodeLayout, VectorRecord};
 use kiln_kernels::pq::{CodeBits, PqTraining, ProductQuantizer};
-use kiln_kernels::{Backend, BackendError, CandidateParams, Ceilings, CpuBackend, DType, Devices, Lists, Metric};
-use kiln_kernels::{PruneParams, Rows};
+use kiln_kernels::{Backend, BackendError, CandidateParams, Ceilings, CpuBackend, DType, Devices, GraphSearchParams};
+use kiln_kernels::{Lists, Metric, NoProgress, PruneParams, Pruned, PrunedRows, Rows};
 use serde::Serialize;
 use serde_json::json;
 
@@ -25,7 +29,8 @@ Examples:
   kiln bench-kernels --device cuda --json kernels.json
   kiln bench-kernels --device wgpu --rows 20000
 
-Operations are two for each coordinate of each pair of rows; bytes are those that a stage must read and write at least.";
+Operations are two for each coordinate of each pair of rows, and of encoders those of their sums; bytes are those that a
+stage must read and write at least.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -182,6 +187,39 @@ impl<'a> Bench<'a> {
             },
         )?);
 
+        // Half of each row's places are kept, among rows near it in number; about half of the unions are crowded.
+        let mut pruned = Pruned::new(n, prune.max_degree);
+        for row in 0..n {
+            let near = (1..=prune.max_degree).map(|j| ((row + j * j) % n) as u32).filter(|&id| id as usize != row);
+            let mut edges: Vec<u32> = near.collect();
+            edges.resize(prune.max_degree, NO_ROW);
+            let kept = (prune.max_degree / 2).min(n - 1) as u16;
+            pruned.set_rows(&PrunedRows { first_row: row as u32, edges, kept: vec![kept] });
+        }
+        figures.push(self.stage(
+            "reverse_edges",
+            format!("32 of 64 kept, {}", of(n)),
+            n * 64 * 65 * dim / 2,
+            n * (65 * row_bytes / 2 + 3 * 64 * 4),
+            || devices.reverse_edges(rows, &pruned, prune, &NoProgress).map(|graph| drop(black_box(graph))),
+        )?);
+
+        let mut candidates = devices.candidates(rows, gathered)?;
+        candidates.add_leaves(&leaves, 8)?;
+        let graph = candidates.into_graph(prune, &NoProgress)?;
+        let entries: Lists<u32> = (0..queries).map(|query| vec![far(query, n)]).collect();
+        let search = GraphSearchParams { list_size: 64, k: 10 };
+        let expanded = devices.graph_search(rows, &graph, &entries, &asked, search)?.expanded;
+        // Every edge of what was expanded is scored, at most.
+        let scored = 64 * expanded.iter().map(|&expanded| expanded as usize).sum::<usize>();
+        figures.push(self.stage(
+            "graph_search",
+            format!("{queries} queries, L 64, at most {scored} rows scored, {}", of(n)),
+            2 * scored * dim,
+            scored * (row_bytes + 4) + n * 65 * 4,
+            || devices.graph_search(rows, &graph, &entries, &asked, search).map(|found| drop(black_box(found))),
+        )?);
+
         let nlist = 1024.min(n);
         let centroids = quantiser_rows(&self.rows.view().slice(0..nlist), Metric::L2);
         figures.push(self.stage(
@@ -202,6 +240,65 @@ impl<'a> Bench<'a> {
             2 * n * 256 * dim,
             n * (row_bytes + m),
             || devices.pq_encode(rows, None, &pq).map(|codes| drop(black_box(codes))),
+        )?);
+        self.nodes(figures)?;
+        self.rabitq(figures)
+    }
+
+    /// Pages of nodes in both layouts; 14 operations a coordinate of a neighbour that is coded.
+    fn nodes(&self, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+        const DEGREE: usize = 32;
+        const BITS: u8 = 2;
+        let (n, dim, dtype) = (self.rows.len(), self.rows.dim(), self.rows.dtype());
+        let row_bytes = dim * dtype.bytes();
+        let rows: Vec<u32> = (0..n.min(20_000) as u32).collect();
+        let places: Lists<u32> =
+            rows.iter().map(|&p| (0..DEGREE).map(|i| far(p as usize * DEGREE + i, n)).collect()).collect();
+        // Where they lie changes no time.
+        let mean = vec![0.0; dim];
+        let training = EdgeTraining { mean: &mean, radius: 1000.0, bits: BITS, metric: Metric::L2, seed: 1 };
+        let codes = EdgeCodes::train(training, Isa::best());
+        let record = VectorRecord { dtype, dim, metric: Metric::L2 };
+        let coded = NeighborCodes { codes: &codes, rows: &places.items };
+        for (edges, codes) in [(Edges::Compact, None), (Edges::Inline { bits: BITS }, Some(coded))] {
+            let layout = NodeLayout { record, max_degree: DEGREE, edges };
+            let block = NodeBlock { layout, rows: &rows, places: &places, codes };
+            let (words, read, operations) = match edges {
+                Edges::Compact => ("compact".into(), row_bytes, 0),
+                Edges::Inline { bits } => (format!("inline, {bits} bits"), (1 + DEGREE) * row_bytes, DEGREE * 14 * dim),
+            };
+            figures.push(self.stage(
+                "pack_nodes",
+                format!("{} nodes, {DEGREE} neighbours, {words}, {n} x {dim} {dtype}", rows.len()),
+                rows.len() * operations,
+                rows.len() * (layout.node_bytes() + read),
+                || self.devices.pack_nodes(&self.resident, &block).map(|pages| drop(black_box(pages))),
+            )?);
+        }
+        Ok(())
+    }
+
+    /// RaBitQ codes; six operations a coordinate and scale that is tried.
+    fn rabitq(&self, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+        const BITS: u8 = 4;
+        const SCALES: usize = 24;
+        let (n, dim, dtype) = (self.rows.len(), self.rows.dim(), self.rows.dtype());
+        let lists = 64.min(n);
+        let centroids = quantiser_rows(&self.rows.view().slice(0..lists), Metric::L2);
+        let ids: Vec<u32> = (0..n as u32).collect();
+        let assignments: Vec<u32> = ids.iter().map(|id| id % lists as u32).collect();
+        let rabitq = Rabitq::new(BITS, centroids.view(), 1);
+        figures.push(self.stage(
+            "rabitq_encode",
+            format!("{BITS} bits, {lists} centroids, {n} x {dim} {dtype}"),
+            6 * n * SCALES * dim,
+            n * (dim * dtype.bytes() + rabitq.row_bytes()),
+            || {
+                let residual_to = (centroids.view(), &assignments[..]);
+                self.devices
+                    .rabitq_encode(&self.resident, &ids, residual_to, &rabitq)
+                    .map(|codes| drop(black_box(codes)))
+            },
         )?);
         Ok(())
     }

@@ -39,6 +39,13 @@ impl From<DeviceArg> for Choice {
     }
 }
 
+impl DeviceArg {
+    /// This device and no other where it fails. Says which it is.
+    pub fn open_alone(self) -> anyhow::Result<Devices> {
+        DeviceArgs { device: self, device_memory: None }.open_alone()
+    }
+}
+
 impl DeviceArgs {
     /// The device that was asked for, or the best, with the others that take over where it fails. Says which it is.
     pub fn open(&self) -> anyhow::Result<Devices> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use kiln_builder::{Effort, Index, IndexKind, Navigate, Residency, SearchParams, Searcher};
+use kiln_builder::{DeviceGraph, Effort, Index, IndexKind, Navigate, Residency, SearchParams, Searcher};
 use kiln_datasets::{Content, MemorySource, RowSource, Truth, open_queries, read_all, write_distances, write_truth};
 use kiln_eval::judge::MAX_K;
 use kiln_eval::metrics::search_row;
@@ -12,6 +12,7 @@ use kiln_eval::record::Mode;
 use kiln_eval::{QueryAnswers, SingleSearch, measure_single, tuned};
 use kiln_kernels::{DType, NoProgress, Rows};
 
+use super::device::DeviceArg;
 use super::truth::{base_rows, truth};
 use super::tune::parse_recall;
 use super::{UsageError, bytes, print, refuse_other_dim, shape, thousands, with_threads, write_json};
@@ -22,6 +23,7 @@ Examples:
   kiln search sift.kiln --queries sift-128-euclidean.hdf5 --residency ssd --navigate codes --threads 2
   kiln search base.kiln --queries query.fbin --truth truth.ibin --nprobe 32 --out answers.npy
   kiln search sift.kiln --queries sift-128-euclidean.hdf5 --recall .95 --batch --threads 2
+  kiln search sift.kiln --queries sift-128-euclidean.hdf5 --search-list 60 --batch --device cuda
 
 Recall is told where truth is known: from --truth, or from the HDF5 file of the queries.";
 
@@ -61,6 +63,9 @@ pub struct Args {
     /// Answer all queries in one call a thread: the same answers, more of them a second, no latency of a single query
     #[arg(long)]
     batch: bool,
+    /// What answers the batch: a device walks a graph in memory by exact distances [default: the processor, as without it]
+    #[arg(long, value_enum, value_name = "DEVICE", requires = "batch", conflicts_with_all = ["nprobe", "rerank"])]
+    device: Option<DeviceArg>,
     /// Where the index is while it is searched
     #[arg(long, value_enum, default_value = "memory")]
     residency: ResidencyArg,
@@ -115,6 +120,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.k == 0 || args.k > MAX_K {
         return Err(UsageError(format!("--k {}: use 1 to {MAX_K}", args.k)).into());
     }
+    if args.device.is_some() && matches!(args.navigate, NavigateArg::Codes) {
+        return Err(UsageError("--device walks by exact distances: leave --navigate codes out".into()).into());
+    }
     let searcher = Index::open(&args.index, args.residency.into())?;
     let effort = match args.recall {
         Some(recall) => tuned(&args.index, args.k, recall, searcher.residency().name())?.effort,
@@ -140,8 +148,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let truth = truth(&args.queries, args.truth.as_deref(), searcher.metric())?;
     let base = truth.as_ref().map(|_| base_rows(&args.queries, &searcher));
+    let devices = args.device.map(DeviceArg::open_alone).transpose()?;
+    let on_device = devices.as_ref().map(|devices| DeviceGraph::open(&searcher, devices)).transpose()?;
     let request = SingleSearch {
         searcher: &searcher,
+        device: on_device.as_ref(),
         queries: queries.view(),
         params: SearchParams { k: args.k, effort },
         mode: mode(args.threads, args.batch),

@@ -9,10 +9,9 @@ pub(crate) mod pages;
 pub(crate) mod reader;
 pub(crate) mod writer;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 /// Bytes of a page; sections start on page boundaries.
-pub(crate) const PAGE: usize = 4096;
+pub(crate) use kiln_kernels::nodes::PAGE;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The format version that this code writes.
 pub(crate) const VERSION: u32 = 2;

@@ -1,13 +1,16 @@
 //! Builds an IVF-PQ index and writes its sections.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use kiln_kernels::codec::{Codec, CodecKind, ListRows, Pq4, Rabitq, Sq8Lists};
-use kiln_kernels::distance::Kernels;
+use kiln_kernels::distance::{Kernels, inverse_norm};
 use kiln_kernels::kmeans::{self, BalancedParams};
+use kiln_kernels::nodes::VectorRecord;
 use kiln_kernels::pq::CodeBits;
 use kiln_kernels::{Backend, Lists, Metric, Progress, Rows, dispatch_rows};
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 
 use super::layout::{ListEntry, encode_codec, encode_directory, lay_out};
@@ -19,7 +22,6 @@ use crate::file::writer::{IndexWriter, SectionSink};
 use crate::ids::Ids;
 use crate::params::IvfPqParams;
 use crate::quantiser::{QuantiserParams, chosen_rows, sample_rows, train_quantiser};
-use crate::record::VectorRecord;
 use crate::resources::Stopwatch;
 
 /// Rows a list that the centroids are trained on.
@@ -76,7 +78,6 @@ pub(crate) fn build_and_write<B: Backend>(
         }
         false => Members::none(centroids.nrows()),
     };
-    drop(resident);
     let lists = lay_out(&own.counts(), &spilled.counts(), &codec);
 
     watch.stage("write", rows.len() as u64);
@@ -86,7 +87,8 @@ pub(crate) fn build_and_write<B: Backend>(
         writer.section(Section::Nav, |sink| sink.write(&graph.to_bytes()))?;
     }
     let encoder = Encoder::new(rows, metric, &codec, &centroids, &own, &spilled);
-    writer.section(Section::Lists, |sink| encoder.write(&lists, sink))?;
+    writer.section(Section::Lists, |sink| encoder.write(backend, &resident, &lists, sink))?;
+    drop(resident);
     let record = VectorRecord { dtype: rows.dtype(), dim: rows.dim(), metric };
     dispatch_rows!(rows.view(), v => write_vectors(v, record, &own.rows.items, writer, progress))?;
     Ids::write(&own.rows.items, writer)?;
@@ -178,12 +180,24 @@ impl<'a> Encoder<'a> {
     }
 
     /// Writes the directory and the lists, a few of them in memory at a time.
-    fn write(&self, lists: &[ListEntry], sink: &mut SectionSink<'_>) -> Result<(), BuilderError> {
+    fn write<B: Backend>(
+        &self,
+        backend: &B,
+        resident: &B::Rows,
+        lists: &[ListEntry],
+        sink: &mut SectionSink<'_>,
+    ) -> Result<(), BuilderError> {
         sink.write(&encode_directory(lists))?;
         for (chunk, some) in lists.chunks(ENCODED_LISTS).enumerate() {
             let first = chunk * ENCODED_LISTS;
-            let encoded: Vec<Vec<u8>> =
-                some.par_iter().enumerate().map(|(i, list)| self.encode(first + i, list)).collect();
+            let codes = match self.codec {
+                Codec::Rabitq(rabitq) => {
+                    Some(self.rabitq_codes(backend, resident, rabitq, first..first + some.len())?)
+                }
+                Codec::Pq(_) | Codec::Pq4(_) | Codec::Sq8(_) => None,
+            };
+            let encode = |(i, list)| self.encode(first + i, list, codes.as_ref().map(|codes| codes.get(i)));
+            let encoded: Vec<Vec<u8>> = some.par_iter().enumerate().map(encode).collect();
             for bytes in encoded {
                 sink.pad_to_page()?;
                 sink.write(&bytes)?;
@@ -192,13 +206,40 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn encode(&self, number: usize, list: &ListEntry) -> Vec<u8> {
+    /// RaBitQ codes of the rows of some lists: of each list's own rows and then of the spilled.
+    fn rabitq_codes<B: Backend>(
+        &self,
+        backend: &B,
+        resident: &B::Rows,
+        rabitq: &Rabitq,
+        lists: Range<usize>,
+    ) -> Result<Lists<u8>, BuilderError> {
+        let (mut ids, mut assignments, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+        for number in lists.clone() {
+            ids.extend(self.own.rows.get(number).iter().chain(self.spilled.rows.get(number)));
+            assignments.resize(ids.len(), (number - lists.start) as u32);
+            offsets.push(ids.len() * rabitq.row_bytes());
+        }
+        let centroids = self.centroids.slice(s![lists, ..]);
+        let codes = backend.rabitq_encode(resident, &ids, (centroids, &assignments), rabitq)?;
+        Ok(Lists { offsets, items: codes.into_raw_vec_and_offset().0 })
+    }
+
+    /// The bytes of a list. `codes` are those of its rows where they were made for it; product codes were made for all.
+    fn encode(&self, number: usize, list: &ListEntry, codes: Option<&[u8]>) -> Vec<u8> {
         let (own, spilled) = (self.own.rows.get(number), self.spilled.rows.get(number));
-        let chosen: Vec<usize> = own.iter().chain(spilled).map(|&row| row as usize).collect();
-        let residuals = residuals(self.rows, &chosen, self.metric, self.centroids, |_| number as u32);
-        let of_own = own.iter().map(|&row| self.own.codes.row(row as usize));
-        let of_spilled = spilled.iter().map(|&row| self.spilled.codes.row(row as usize));
-        let codes: Vec<u8> = of_own.chain(of_spilled).flatten().copied().collect();
+        let residuals = if self.codec.codes_residuals() {
+            let chosen: Vec<usize> = own.iter().chain(spilled).map(|&row| row as usize).collect();
+            residuals(self.rows, &chosen, self.metric, self.centroids, |_| number as u32)
+        } else {
+            Array2::zeros((0, 0))
+        };
+        let product = || -> Vec<u8> {
+            let of_own = own.iter().map(|&row| self.own.codes.row(row as usize));
+            let of_spilled = spilled.iter().map(|&row| self.spilled.codes.row(row as usize));
+            of_own.chain(of_spilled).flatten().copied().collect()
+        };
+        let codes = codes.map_or_else(|| Cow::Owned(product()), Cow::Borrowed);
         let centroid = self.centroids.row(number).to_vec();
         let mut bytes = Vec::new();
         let rows = ListRows { centroid: &centroid, residuals: residuals.view(), codes: &codes };
@@ -218,12 +259,13 @@ fn write_vectors<T: Kernels>(
 ) -> Result<(), BuilderError> {
     const BLOCK: usize = 1024;
     writer.section(Section::Vectors, |sink| {
-        let mut block = Vec::with_capacity(BLOCK * record.bytes());
         for members in order.chunks(BLOCK) {
-            block.clear();
-            for &row in members {
-                let vector = rows.row(row as usize);
-                record.append(vector.to_slice().expect("rows are contiguous by construction"), &mut block);
+            let mut block = vec![0; members.len() * record.bytes()];
+            for (&row, into) in members.iter().zip(block.chunks_exact_mut(record.bytes())) {
+                let row = rows.row(row as usize);
+                let vector = row.to_slice().expect("rows are contiguous by construction");
+                let norm = if record.metric == Metric::Cosine { inverse_norm(vector) } else { 1.0 };
+                record.write(bytemuck::cast_slice(vector), norm, into);
             }
             sink.write(&block)?;
             progress.advance(members.len() as u64);

@@ -7,6 +7,7 @@
 
 use kiln_kernels::codec::{Codec, CodecQuery, List, ScanScratch, Shortlist, Visit};
 use kiln_kernels::distance::{inverse_norm, prefetch};
+use kiln_kernels::nodes::VectorRecord;
 use kiln_kernels::{Metric, RowsView, Scored, TopK};
 
 use super::coarse::{Coarse, CoarseScratch};
@@ -19,7 +20,7 @@ use crate::file::{PAGE, Section};
 use crate::ids::Ids;
 use crate::meta::Meta;
 use crate::params::IndexParams;
-use crate::record::{RecordScorer, VectorRecord, dispatch_scorer};
+use crate::record::{RecordScorer, dispatch_scorer};
 use crate::search_types::{Hits, QueryStats, Residency};
 
 /// Queries of a tile. Their tables and shortlists stay in the second-level cache, or nearly.

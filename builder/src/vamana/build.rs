@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use kiln_kernels::distance::{Isa, Kernels, inverse_norm};
-use kiln_kernels::edge_codes::{EdgeCodes, EdgeEncoder, EdgeTraining};
-use kiln_kernels::{Backend, Metric, Progress, Rows, dispatch_rows};
+use kiln_kernels::edge_codes::{EdgeCodes, EdgeEncoder, EdgeTraining, LANES};
+use kiln_kernels::nodes::{Edges, Rotated};
+use kiln_kernels::{Backend, Lists, Metric, NeighborCodes, NodeBlock, NodeLayout, Progress, Rows, dispatch_rows};
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 use super::entry::EntryTable;
-use super::layout::{Edges, NodeLayout};
 use super::{Graph, insert, order, partition};
 use crate::error::BuilderError;
+use crate::file::Section;
 use crate::file::writer::IndexWriter;
-use crate::file::{PAGE, Section};
 use crate::ids::Ids;
 use crate::params::{GraphMethod, VamanaParams};
 use crate::quantiser::{QuantiserParams, train_quantiser};
@@ -21,9 +21,6 @@ use crate::resources::Stopwatch;
 
 /// Pages of nodes that are made at a time.
 const PAGES_AT_A_TIME: usize = 2048;
-
-/// Nodes that one task makes, or as many as fill a page: they share many neighbours, whose codes' rotations are made once.
-const NODES_A_TASK: usize = 256;
 
 /// Rows whose coordinates are summed at a time: fixed, so that no sum depends on the number of threads.
 const SUM_BLOCK: usize = 4096;
@@ -59,14 +56,13 @@ pub(crate) fn build_and_write<B: Backend>(
         Edges::Compact => {
             write_codes(backend, &resident, rows, metric, params, &order, writer, watch)?;
             watch.stage("write", rows.len() as u64);
-            dispatch_rows!(rows.view(), v => placed.write(v, writer, progress, |_| (), |(), row, page| {
-                let neighbors = graph.neighbors(row).iter();
-                layout.append_edges(neighbors.map(|&n| position_of[n as usize]), page);
-            }))?;
+            placed.write(backend, &resident, None, writer, progress)?;
         }
         Edges::Inline { bits } => {
             watch.stage("train codes", 0);
-            dispatch_rows!(rows.view(), v => placed.write_inline(v, metric, bits, params.seed, writer, watch, progress))?;
+            let codes = dispatch_rows!(rows.view(), v => placed.train(v, metric, bits, params.seed, writer))?;
+            watch.stage("write", rows.len() as u64);
+            placed.write(backend, &resident, Some(&codes), writer, progress)?;
         }
     }
     Ids::write(&order, writer)?;
@@ -108,120 +104,61 @@ struct Placed<'a> {
 }
 
 impl Placed<'_> {
-    /// The section `nodes`: each node's vector record, and what `edges` appends for its row, with what `prepare` made for
-    /// the rows of its task.
-    fn write<T: Kernels, S>(
+    /// The section `nodes`, with the neighbours' codes in the `inline` layout.
+    fn write<B: Backend>(
         &self,
-        rows: ArrayView2<'_, T>,
+        backend: &B,
+        resident: &B::Rows,
+        codes: Option<&EdgeCodes>,
         writer: &mut IndexWriter,
         progress: &dyn Progress,
-        prepare: impl Fn(&[u32]) -> S + Sync,
-        edges: impl Fn(&mut S, u32, &mut Vec<u8>) + Sync,
     ) -> Result<(), BuilderError> {
         let layout = self.layout;
-        let per_page = layout.nodes_per_page();
         writer.section(Section::Nodes, |sink| {
-            for nodes in self.order.chunks(per_page * PAGES_AT_A_TIME) {
-                let make = |nodes: &[u32]| {
-                    let mut prepared = prepare(nodes);
-                    let mut pages = Vec::with_capacity(layout.section_bytes(nodes.len()));
-                    for nodes in nodes.chunks(per_page) {
-                        for &row in nodes {
-                            layout.record.append(slice(&rows, row), &mut pages);
-                            edges(&mut prepared, row, &mut pages);
-                        }
-                        pages.resize(pages.len().next_multiple_of(PAGE), 0);
-                    }
-                    pages
-                };
-                let task = NODES_A_TASK.next_multiple_of(per_page);
-                let pages: Vec<Vec<u8>> = nodes.par_chunks(task).map(make).collect();
-                pages.iter().try_for_each(|pages| sink.write(pages))?;
-                progress.advance(nodes.len() as u64);
+            for rows in self.order.chunks(layout.nodes_per_page() * PAGES_AT_A_TIME) {
+                let (mut places, mut neighbors) = (Lists::default(), Vec::new());
+                for &row in rows {
+                    neighbors.extend_from_slice(self.graph.neighbors(row));
+                    places.offsets.push(neighbors.len());
+                }
+                places.items = neighbors.par_iter().map(|&row| self.position_of[row as usize]).collect();
+                let codes = codes.map(|codes| NeighborCodes { codes, rows: &neighbors });
+                sink.write(&backend.pack_nodes(resident, &NodeBlock { layout, rows, places: &places, codes })?)?;
+                progress.advance(rows.len() as u64);
             }
             Ok(())
         })
     }
 
-    /// The sections `codec`, `nav` and `nodes` of the `inline` layout.
-    #[expect(clippy::too_many_arguments, reason = "each is one thing, and there is one caller")]
-    fn write_inline<T: Kernels>(
+    /// The sections `codec` and `nav` of the `inline` layout.
+    fn train<T: Kernels>(
         &self,
         rows: ArrayView2<'_, T>,
         metric: Metric,
         bits: u8,
         seed: u64,
         writer: &mut IndexWriter,
-        watch: &mut Stopwatch<'_>,
-        progress: &dyn Progress,
-    ) -> Result<(), BuilderError> {
+    ) -> Result<EdgeCodes, BuilderError> {
         let (mean, radius) = mean_and_radius(&rows, metric);
         let codes = EdgeCodes::train(EdgeTraining { mean: &mean, radius, bits, metric, seed }, Isa::best());
         writer.section(Section::Codec, |sink| sink.write(&codes.to_bytes()))?;
 
         let sampled = EntryTable::rows(rows.nrows(), seed, self.graph.entry as usize);
         let center = if metric == Metric::InnerProduct { vec![0.0; mean.len()] } else { mean };
-        let mut blocks = Vec::new();
         let entry_codes = EntryTable::codes(&codes);
         let mut rotated_center = center;
         rotated_center.resize(codes.padded_dim(), 0.0);
         codes.rotate(&mut rotated_center);
-        let entries = Rotated::new(&codes, &rows, sampled.iter().map(|&row| row as u32).collect());
+        let entries = Rotated::new(&codes, rows, sampled.iter().map(|&row| row as u32).collect());
+        let mut blocks = vec![0; EntryTable::places(sampled.len()) / LANES * entry_codes.block_bytes()];
         EdgeEncoder::new(&entry_codes).encode(
-            EntryTable::places(sampled.len()),
             &rotated_center,
             |place| sampled.get(place).map(|&row| entries.row(row as u32)),
             &mut blocks,
         );
         let positions: Vec<u32> = sampled.iter().map(|&row| self.position_of[row]).collect();
         writer.section(Section::Nav, |sink| sink.write(&EntryTable::to_bytes(&positions, &blocks)))?;
-
-        watch.stage("write", rows.nrows() as u64);
-        self.write(
-            rows,
-            writer,
-            progress,
-            |nodes| {
-                let named = nodes.iter().flat_map(|&row| self.graph.neighbors(row)).chain(nodes);
-                (EdgeEncoder::new(&codes), Rotated::new(&codes, &rows, named.copied().collect()))
-            },
-            |(encoder, rotated), row, page| {
-                let neighbors = self.graph.neighbors(row);
-                self.layout.append_places(neighbors.iter().map(|&n| self.position_of[n as usize]), page);
-                let neighbor = |place: usize| neighbors.get(place).map(|&n| rotated.row(n));
-                encoder.encode(self.layout.max_degree, rotated.row(row), neighbor, page);
-            },
-        )
-    }
-}
-
-/// Some rows as the codes see them: f32, of unit length under cosine, rotated.
-struct Rotated {
-    /// Ascending.
-    ids: Vec<u32>,
-    /// `(ids, width)`.
-    rows: Vec<f32>,
-    width: usize,
-}
-
-impl Rotated {
-    /// Rotates the rows that `ids` names, once each.
-    fn new<T: Kernels>(codes: &EdgeCodes, rows: &ArrayView2<'_, T>, mut ids: Vec<u32>) -> Self {
-        ids.sort_unstable();
-        ids.dedup();
-        let (dim, width) = (codes.dim(), codes.padded_dim());
-        let mut rotated = vec![0f32; ids.len() * width];
-        for (&id, into) in ids.iter().zip(rotated.chunks_exact_mut(width)) {
-            widen(slice(rows, id), codes.metric(), &mut into[..dim]);
-            codes.rotate(into);
-        }
-        Self { ids, rows: rotated, width }
-    }
-
-    /// A row by its number.
-    fn row(&self, id: u32) -> &[f32] {
-        let at = self.ids.partition_point(|&other| other < id);
-        &self.rows[at * self.width..][..self.width]
+        Ok(codes)
     }
 }
 

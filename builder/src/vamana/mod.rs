@@ -3,17 +3,17 @@
 pub(crate) mod build;
 mod entry;
 pub(crate) mod insert;
-pub(crate) mod layout;
 mod nodes;
 pub(crate) mod order;
 pub(crate) mod partition;
 pub(crate) mod repair;
-pub(crate) mod reverse;
 pub(crate) mod saturate;
 pub(crate) mod search;
 pub(crate) mod split;
 mod views;
 pub(crate) mod walk;
+
+use kiln_kernels::Adjacency;
 
 /// Out-edges of every row, nearest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,12 @@ impl Graph {
     /// `n` rows without edges.
     pub(crate) fn new(n: usize, capacity: usize, entry: u32) -> Self {
         Self { entry, capacity, edges: vec![0; n * capacity], degrees: vec![0; n] }
+    }
+
+    /// The graph that a backend made.
+    pub(crate) fn of(adjacency: Adjacency, entry: u32) -> Self {
+        let Adjacency { max_degree, edges, degrees } = adjacency;
+        Self { entry, capacity: max_degree, edges, degrees }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -5,8 +5,8 @@
 use std::convert::Infallible;
 
 use kiln_kernels::distance::prefetch;
+use kiln_kernels::nodes::NodeLayout;
 
-use super::layout::NodeLayout;
 use crate::error::BuilderError;
 use crate::file::huge::HugeBytes;
 use crate::file::pages::{DirectFile, PageCache};

@@ -5,17 +5,17 @@
 //! nearest others; a row's candidates are pruned robustly (DiskANN, NeurIPS 2019). Everything heavy is a dense product
 //! or a prune by the backend. Deviations from the paper: reservoirs keep the nearest candidates instead of one a hash of
 //! directions (that bounds memory too, and measured no worse); candidates enter one way, and reverse edges follow the
-//! prune, as in Vamana; places that stay free are filled (see `reverse`); what no walk reaches is linked (see `repair`).
+//! prune, as in Vamana; places that stay free are filled (see `kiln_kernels::reverse`); what no walk reaches is linked (see `repair`).
 
 use std::sync::Arc;
 
+use kiln_kernels::dispatch_rows;
 use kiln_kernels::distance::GraphAux;
-use kiln_kernels::{Backend, BackendError, CandidateParams, Lists, Metric, Progress, PruneParams, Rows, dispatch_rows};
+use kiln_kernels::{Adjacency, Backend, BackendError, CandidateParams, Lists, Metric, Progress, PruneParams, Rows};
 
 use super::insert::{Space, medoid};
-use super::reverse::Pruned;
 use super::split::Splitter;
-use super::{Graph, repair, reverse};
+use super::{Graph, repair};
 use crate::error::BuilderError;
 use crate::params::VamanaParams;
 use crate::resources::{Stopwatch, return_freed_memory};
@@ -72,19 +72,16 @@ pub(crate) fn build_graph<B: Backend>(
     let candidates =
         CandidateParams { n, keep, largest_distance: 16.0 * reach, far: FAR_CANDIDATES, seed: params.seed };
     let gathered = || gather_and_prune(backend, resident, &splitter, &clusters, candidates, prune, watch, progress);
-    let pruned = begin_again_as_needed(gathered)?;
+    let mut graph = Graph::of(begin_again_as_needed(gathered)?, entry);
     drop(clusters);
     return_freed_memory();
-
-    watch.stage("reverse", n as u64);
-    let mut graph = reverse::with_reverse_edges(backend, resident, pruned, entry, prune, progress)?;
 
     watch.stage("repair", 0);
     dispatch_rows!(rows.view(), v => repair::link_unreachable(&Space::new(v, &aux, params), &mut graph));
     Ok(graph)
 }
 
-/// The pruned candidates that the leaves of all clusters name.
+/// The graph of the pruned candidates that the leaves of all clusters name, with reverse edges.
 #[expect(clippy::too_many_arguments, reason = "each is one thing, and there is one caller")]
 fn gather_and_prune<B: Backend>(
     backend: &B,
@@ -95,7 +92,7 @@ fn gather_and_prune<B: Backend>(
     prune: PruneParams,
     watch: &mut Stopwatch<'_>,
     progress: &dyn Progress,
-) -> Result<Pruned, BuilderError> {
+) -> Result<Adjacency, BuilderError> {
     watch.stage("leaves", clusters.items.len() as u64);
     let mut candidates = backend.candidates(resident, params)?;
     let leaf_k = match params.n {
@@ -115,18 +112,19 @@ fn gather_and_prune<B: Backend>(
     return_freed_memory();
 
     watch.stage("prune", params.n as u64);
-    let mut pruned = Pruned::new(params.n, prune.max_degree);
-    let mut returned = 0;
+    let (mut done, mut returned) = (0, 0);
     while let Some(rows) = candidates.prune_next(prune)? {
-        pruned.set_rows(&rows);
-        let done = rows.first_row as usize + rows.kept.len();
+        done += rows;
         if done / RETURN_EVERY > returned {
             returned = done / RETURN_EVERY;
             return_freed_memory();
         }
-        progress.advance(rows.kept.len() as u64);
+        progress.advance(rows as u64);
     }
-    Ok(pruned)
+    return_freed_memory();
+
+    watch.stage("reverse", params.n as u64);
+    Ok(candidates.into_graph(prune, progress)?)
 }
 
 /// Does `work`, and does it again where a device that failed took what it had gathered with it. Every time there is one

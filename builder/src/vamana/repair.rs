@@ -2,6 +2,11 @@
 //!
 //! In: a graph. Out: the same graph in which every row is reachable, degrees within R. Rows drop out
 //! where all their in-edges were pruned away, mostly copies of one row.
+//!
+//! Walks run here, one after another, and not in batches by [`Backend::graph_search`](kiln_kernels::Backend::graph_search):
+//! each link changes the graph, and what is reached, before the next row looks for its place, so that walks of a batch
+//! would find other parents. There is little to win: a walk is needed only where none of a row's own neighbours is
+//! reached, once for all rows that hang together.
 
 use std::collections::VecDeque;
 
@@ -19,7 +24,7 @@ pub(super) fn link_unreachable<T: Kernels>(space: &Space<'_, T>, graph: &mut Gra
     let mut reached = vec![false; graph.len()];
     spread(graph, graph.entry, &mut reached);
     let mut scratch = Walk::default();
-    let mut linked = 0usize;
+    let (mut linked, mut walked) = (0usize, 0usize);
     for row in 0..graph.len() as u32 {
         if reached[row as usize] {
             continue;
@@ -30,6 +35,7 @@ pub(super) fn link_unreachable<T: Kernels>(space: &Space<'_, T>, graph: &mut Gra
             let Ok(()) = greedy_search(&mut view, space.build_list, &mut scratch, &mut ());
             scratch.expanded.sort_unstable();
             // The walk expands at least the entry.
+            walked += 1;
             parents.extend(scratch.expanded.iter().map(|c| c.id));
         }
         match parents.iter().find(|&&parent| graph.has_room(parent, max_degree)) {
@@ -48,7 +54,7 @@ pub(super) fn link_unreachable<T: Kernels>(space: &Space<'_, T>, graph: &mut Gra
         linked += 1;
     }
     if linked > 0 {
-        tracing::info!("linked {linked} rows that no walk reached");
+        tracing::info!("linked {linked} rows that no walk reached, {walked} of them after a walk");
     }
 }
 

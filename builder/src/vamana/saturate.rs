@@ -7,12 +7,12 @@
 //! prunes nobody else's list: re-pruning cost in-edges, and with them recall at large list sizes.
 
 use kiln_kernels::distance::Kernels;
+use kiln_kernels::reverse::transposed;
 use kiln_kernels::{Progress, Scored};
 use rayon::prelude::*;
 
 use super::Graph;
 use super::insert::{BuildView, Space, prune, scored};
-use super::reverse::transposed;
 use super::walk::{Walk, greedy_search};
 
 /// Rows that search the same state of the graph. Fixed, so that the result does not depend on threads.

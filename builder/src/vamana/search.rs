@@ -7,11 +7,11 @@ use std::sync::{Mutex, OnceLock};
 
 use kiln_kernels::distance::Isa;
 use kiln_kernels::edge_codes::{EdgeCodes, EdgeQuery};
+use kiln_kernels::nodes::{Edges, NodeLayout};
 use kiln_kernels::pq::ProductQuantizer;
-use kiln_kernels::{Metric, RowsView, Scored};
+use kiln_kernels::{Adjacency, Metric, RowsView, Scored};
 
 use super::entry::EntryTable;
-use super::layout::{Edges, NodeLayout};
 use super::nodes::{CachedNodes, DriveNodes, MemoryNodes, NodeSource, Nodes};
 use super::views::{CodesView, ExactView, InlineView, Score};
 use super::walk::{Observer, Task, Walk, greedy_search, interleave};
@@ -137,6 +137,18 @@ impl VamanaIndex {
             (Navigate::Best, None) => Navigate::Exact,
             _ => asked,
         }
+    }
+
+    /// The edges of nodes in memory, by position, and where walks start.
+    pub(crate) fn adjacency(&self) -> Option<(Adjacency, u32)> {
+        let Nodes::Memory(nodes) = &self.nodes else { return None };
+        let (mut graph, mut neighbors) = (Adjacency::new(self.layout.max_degree), Vec::new());
+        for position in 0..self.n {
+            neighbors.clear();
+            self.layout.neighbors(nodes.node(position), &mut neighbors);
+            graph.push(&neighbors);
+        }
+        Some((graph, self.entry))
     }
 
     /// The vector record at a position.

@@ -3,9 +3,9 @@
 use kiln_kernels::Scored;
 use kiln_kernels::distance::Kernels;
 use kiln_kernels::edge_codes::{EdgeCodes, EdgeQuery};
+use kiln_kernels::nodes::NodeLayout;
 
 use super::entry::EntryTable;
-use super::layout::NodeLayout;
 use super::nodes::NodeSource;
 use super::search::Codes;
 use super::walk::{GraphView, Visit, VisitedSet};
