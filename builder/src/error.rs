@@ -47,6 +47,14 @@ pub enum BuilderError {
         /// What is allowed.
         allowed: String,
     },
+    /// Something that was asked for and that this system, or this much memory, does not give.
+    #[error("{what}; {remedy}")]
+    Unavailable {
+        /// What was asked for, and what stands against it.
+        what: String,
+        /// What the user can do.
+        remedy: &'static str,
+    },
     /// A query or a data set that does not fit the index.
     #[error("{0}")]
     Mismatch(String),
@@ -63,6 +71,15 @@ impl BuilderError {
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, action, source }
+    }
+
+    /// Less memory than serving needs at least.
+    pub(crate) fn too_little_memory(path: &Path, given: u64, least: u64) -> Self {
+        let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
+        let (given, least) = (mib(given), (10.0 * mib(least)).ceil() / 10.0);
+        let what =
+            format!("{}: serving from SSD needs at least {least:.1} MiB, --memory gives {given:.1}", path.display());
+        Self::Unavailable { what, remedy: "give it more, or build the index with fewer or smaller codes" }
     }
 
     /// A damaged file, with the remedy that always applies.

@@ -37,6 +37,11 @@ impl Ids {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        4 * self.0.len() as u64
+        Self::bytes_of(self.len())
+    }
+
+    /// Bytes of the numbers of `n` rows.
+    pub(crate) fn bytes_of(n: u64) -> u64 {
+        4 * n
     }
 }

@@ -9,6 +9,7 @@ mod device_graph;
 mod error;
 mod file;
 mod ids;
+mod io;
 mod ivf;
 mod meta;
 mod params;
@@ -17,6 +18,8 @@ mod record;
 mod resources;
 mod search_types;
 mod searcher;
+#[cfg(feature = "serve")]
+pub mod serve;
 mod stored_rows;
 mod vamana;
 
@@ -24,8 +27,11 @@ pub use build::{BuildReport, BuildRequest, build};
 pub use device_graph::DeviceGraph;
 pub use error::BuilderError;
 pub use file::inspect::{Inspection, SectionSummary, inspect, verify};
+pub use io::IoCounters;
 pub use meta::Meta;
 pub use params::{GraphMethod, IndexParams, IvfPqParams, Layout, VamanaParams};
-pub use search_types::{Effort, Hits, IndexKind, Navigate, QueryStats, Residency, SearchParams};
+pub use search_types::{
+    DriveReads, Effort, Hits, IndexKind, IoEngine, Navigate, OpenParams, QueryStats, Residency, SearchParams, Serving,
+};
 pub use searcher::{Index, Searcher};
 pub use stored_rows::StoredRows;

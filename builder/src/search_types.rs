@@ -48,11 +48,86 @@ impl Residency {
     }
 }
 
+/// How pages are read from the drive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriveReads {
+    /// Past the page cache (O_DIRECT), where the filesystem allows: every page comes from the drive.
+    #[default]
+    Direct,
+    /// Through the page cache: a page that is there already costs no read of the drive.
+    Cached,
+}
+
+/// What carries reads to the drive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoEngine {
+    /// io_uring, or where the system refuses it a pool of threads that call `pread`.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    IoUring,
+    /// A pool of threads that call `pread`.
+    Pread,
+}
+
+/// How an index is opened for search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenParams {
+    /// Where the index lives.
+    pub residency: Residency,
+    /// On SSD: how pages are read.
+    pub reads: DriveReads,
+    /// On SSD: what reads them.
+    pub io: IoEngine,
+    /// On SSD: bytes of memory that serving may hold beside the process itself; codes, navigation and pinned pages are
+    /// fitted in. `None` takes what the layout does best with.
+    pub memory: Option<u64>,
+}
+
+impl From<Residency> for OpenParams {
+    /// As a residency is opened by default.
+    fn from(residency: Residency) -> Self {
+        Self { residency, reads: DriveReads::default(), io: IoEngine::default(), memory: None }
+    }
+}
+
+/// How an open index fits itself into memory, in bytes, and what reads the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    /// What carries reads to the drive, never `Auto`; none where the index is in memory.
+    pub engine: Option<IoEngine>,
+    /// How pages are read in truth: a filesystem may refuse what was asked for.
+    pub reads: Option<DriveReads>,
+    /// Nodes, lists and vectors, where they are in memory.
+    pub data: u64,
+    /// Codes of a graph's nodes.
+    pub codes: u64,
+    /// What a search finds its entry by: sampled rows, centroids, the directory of the lists.
+    pub navigation: u64,
+    /// Checksums of the pages on the drive.
+    pub sums: u64,
+    /// The data set's row at each position.
+    pub ids: u64,
+    /// Pages kept because searches often want them.
+    pub pinned: u64,
+    /// Buffers that reads fill, of all threads that have searched so far.
+    pub buffers: u64,
+}
+
+impl Serving {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.data + self.codes + self.navigation + self.sums + self.ids + self.pinned + self.buffers
+    }
+}
+
 /// How the graph is walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Navigate {
-    /// As the layout does best: by the codes inside nodes where it is `inline`, else exactly.
+    /// As layout and residency do best: by codes where nodes hold them or stay on the drive, else exactly.
     Best,
     /// Every neighbour is scored by its exact distance. On SSD each costs its page.
     Exact,
@@ -98,10 +173,14 @@ pub struct QueryStats {
     pub distances: u64,
     /// Nodes expanded, or lists scanned.
     pub hops: u64,
-    /// 4 KiB pages read from the drive.
+    /// 4 KiB pages read from the drive. Queries of one batch may share a read; each counts what it would read alone.
     pub pages: u64,
-    /// Bytes read from the drive.
+    /// Bytes of them.
     pub bytes: u64,
+    /// Pages that were wanted and lay in the pinned cache.
+    pub cache_hits: u64,
+    /// Nanoseconds in which the query waited for the drive and had nothing to compute.
+    pub io_wait_ns: u64,
 }
 
 /// The answer to one query, nearest first. Shorter than k when the index, or the lists scanned, hold fewer rows.

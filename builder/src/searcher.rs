@@ -8,9 +8,10 @@ use kiln_kernels::{Adjacency, DType, MAX_DIM, Metric, RowsView};
 use crate::error::BuilderError;
 use crate::file::pages::PageCache;
 use crate::file::reader::IndexFile;
+use crate::io::IoCounters;
 use crate::ivf::search::{IvfIndex, IvfScratch, ListSearch};
 use crate::meta::Meta;
-use crate::search_types::{Effort, Hits, IndexKind, Navigate, Residency, SearchParams};
+use crate::search_types::{Effort, Hits, IndexKind, Navigate, OpenParams, Residency, SearchParams, Serving};
 use crate::vamana::search::{VamanaIndex, VamanaScratch};
 
 /// An index file on disk.
@@ -20,12 +21,20 @@ impl Index {
     /// Opens the index at `path`.
     ///
     /// With [`Residency::Memory`] sections are read and held against their checksums now; with [`Residency::Ssd`] nodes,
-    /// lists and vectors stay on the drive and each page is checked when read. A graph's codes are read, and checked,
-    /// when a search first navigates by them.
+    /// lists and vectors stay on the drive and each page is checked when read. A graph's codes are read, and checked, now
+    /// if it stays on the drive, else when a search first navigates by them.
     ///
     /// # Errors
     /// A file that is not an index, is damaged, cut short or of another version; the message names it.
     pub fn open(path: &Path, residency: Residency) -> Result<Searcher, BuilderError> {
+        Self::open_with(path, &residency.into())
+    }
+
+    /// Opens the index at `path` as `params` say.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); and what `params` ask for and this system or this much memory cannot give.
+    pub fn open_with(path: &Path, params: &OpenParams) -> Result<Searcher, BuilderError> {
         let file = IndexFile::open(path)?;
         let meta = file.meta()?;
         if meta.dim > MAX_DIM || meta.n >= u64::from(u32::MAX) {
@@ -34,10 +43,10 @@ impl Index {
         }
         meta.params.validate(meta.dim).map_err(|e| BuilderError::damaged(path, format!("section meta: {e}")))?;
         let engine = match meta.kind() {
-            IndexKind::Vamana => Engine::Vamana(VamanaIndex::open(file, &meta, residency)?, Pool::default()),
-            IndexKind::IvfPq => Engine::IvfPq(IvfIndex::open(file, &meta, residency)?, Pool::default()),
+            IndexKind::Vamana => Engine::Vamana(VamanaIndex::open(file, &meta, params)?, Pool::default()),
+            IndexKind::IvfPq => Engine::IvfPq(IvfIndex::open(file, &meta, params)?, Pool::default()),
         };
-        Ok(Searcher { path: path.to_path_buf(), meta, residency, engine })
+        Ok(Searcher { path: path.to_path_buf(), meta, params: *params, engine })
     }
 }
 
@@ -45,10 +54,11 @@ impl Index {
 pub struct Searcher {
     path: PathBuf,
     meta: Meta,
-    residency: Residency,
+    params: OpenParams,
     engine: Engine,
 }
 
+#[expect(clippy::large_enum_variant, reason = "an open index is one of them")]
 enum Engine {
     Vamana(VamanaIndex, Pool<VamanaScratch>),
     IvfPq(IvfIndex, Pool<IvfScratch>),
@@ -167,7 +177,12 @@ impl Searcher {
 
     /// Where the index lives.
     pub fn residency(&self) -> Residency {
-        self.residency
+        self.params.residency
+    }
+
+    /// How the index was opened.
+    pub fn opened(&self) -> &OpenParams {
+        &self.params
     }
 
     /// The index file.
@@ -177,10 +192,25 @@ impl Searcher {
 
     /// Bytes that the index holds in memory.
     pub fn serving_bytes(&self) -> u64 {
+        self.serving().total()
+    }
+
+    /// How the index fits itself into memory, and what reads the rest. Buffers come with the threads that search, and
+    /// what only some searches need with the first of them.
+    pub fn serving(&self) -> Serving {
         match &self.engine {
-            Engine::Vamana(index, _) => index.resident_bytes(),
-            Engine::IvfPq(index, _) => index.resident_bytes(),
+            Engine::Vamana(index, _) => index.serving(),
+            Engine::IvfPq(index, _) => index.serving(),
         }
+    }
+
+    /// What was read from the drive since the index was opened; all zero where it is in memory.
+    pub fn io_counters(&self) -> IoCounters {
+        let drive = match &self.engine {
+            Engine::Vamana(index, _) => index.drive(),
+            Engine::IvfPq(index, _) => index.drive(),
+        };
+        drive.map(|drive| drive.counters().snapshot()).unwrap_or_default()
     }
 
     /// The data set's row at a position of the file.

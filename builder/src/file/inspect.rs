@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::reader::IndexFile;
 use super::{PAGE, Section};
@@ -17,6 +17,9 @@ pub struct Inspection {
     pub version: u32,
     /// Bytes of the file.
     pub file_bytes: u64,
+    /// Tells one build of an index from another: xxh3-128 of the first page, which holds the checksum of every section,
+    /// in hex.
+    pub identity: String,
     /// Sections in file order.
     pub sections: Vec<SectionSummary>,
     /// Parameters.
@@ -48,6 +51,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, BuilderError> {
     Ok(Inspection {
         version: file.header().version,
         file_bytes: file.header().file_length,
+        identity: format!("{:032x}", xxh3_128(&file.header().encode())),
         sections: sections.collect(),
         meta: file.meta()?,
     })

@@ -11,6 +11,8 @@ use bytemuck::Zeroable;
 
 use super::PAGE;
 use crate::error::BuilderError;
+use crate::io::Counters;
+use crate::search_types::DriveReads;
 
 /// One page, aligned as O_DIRECT demands.
 #[derive(Clone, Copy)]
@@ -48,24 +50,47 @@ pub(crate) struct DirectFile {
     file: File,
     path: PathBuf,
     sums: Vec<u32>,
+    reads: DriveReads,
+    counters: Counters,
 }
 
 impl DirectFile {
-    /// Opens with O_DIRECT, or buffered where the filesystem refuses it (said in the log).
-    pub(crate) fn open(path: &Path, sums: Vec<u32>) -> Result<Self, BuilderError> {
+    /// Opens with O_DIRECT if asked for, and buffered where the filesystem refuses it (said in the log).
+    pub(crate) fn open(path: &Path, sums: Vec<u32>, asked: DriveReads) -> Result<Self, BuilderError> {
+        let cached = || File::open(path).map_err(BuilderError::io(path, "open"));
         #[cfg(target_os = "linux")]
-        let direct = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
-        #[cfg(not(target_os = "linux"))]
-        let direct = File::open(path);
-        let file = match direct {
-            Ok(file) => file,
+        let direct = || match std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path) {
+            Ok(file) => Ok((file, DriveReads::Direct)),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 tracing::warn!("{}: the filesystem has no O_DIRECT; reads go through the page cache", path.display());
-                File::open(path).map_err(BuilderError::io(path, "open"))?
+                Ok((cached()?, DriveReads::Cached))
             }
-            Err(error) => return Err(BuilderError::io(path, "open")(error)),
+            Err(error) => Err(BuilderError::io(path, "open")(error)),
         };
-        Ok(Self { file, path: path.to_path_buf(), sums })
+        #[cfg(not(target_os = "linux"))]
+        let direct = || Ok((cached()?, DriveReads::Cached));
+        let (file, reads) = match asked {
+            DriveReads::Direct => direct()?,
+            DriveReads::Cached => (cached()?, asked),
+        };
+        Ok(Self { file, path: path.to_path_buf(), sums, reads, counters: Counters::default() })
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How the file is read in truth.
+    pub(crate) fn reads(&self) -> DriveReads {
+        self.reads
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// An error that names the file.
@@ -73,20 +98,49 @@ impl DirectFile {
         BuilderError::damaged(&self.path, problem)
     }
 
+    /// The error of a page that does not match its sum.
+    pub(crate) fn mismatch(&self, page: u64) -> BuilderError {
+        self.damaged(format!("page {page} (byte {}) does not match its checksum", page * PAGE as u64))
+    }
+
+    /// The error of a page at which the file ends.
+    pub(crate) fn missing(&self, page: u64) -> BuilderError {
+        let byte = page * PAGE as u64;
+        self.damaged(format!("page {page} (byte {byte}) is missing: the file was cut short since it was opened"))
+    }
+
+    /// The error of a page that the system cannot read.
+    pub(crate) fn unreadable(&self, page: u64, error: std::io::Error) -> BuilderError {
+        if error.kind() == std::io::ErrorKind::UnexpectedEof {
+            return self.missing(page);
+        }
+        let what = format!("page {page} (byte {}): {error}", page * PAGE as u64);
+        BuilderError::io(&self.path, "read")(std::io::Error::new(error.kind(), what))
+    }
+
     /// Bytes of the page sums, which stay in memory.
     pub(crate) fn sums_bytes(&self) -> u64 {
         4 * self.sums.len() as u64
     }
 
+    /// Of whole pages from page `first` on the first that does not match its sum; it is counted.
+    pub(crate) fn first_damaged(&self, first: u64, bytes: &[u8]) -> Option<u64> {
+        let mut pages = (first..).zip(bytes.chunks_exact(PAGE));
+        let (page, _) = pages.find(|(page, bytes)| {
+            self.sums.get(*page as usize).is_none_or(|&expected| crc32c::crc32c(bytes) != expected)
+        })?;
+        self.counters.crc_failure();
+        Some(page)
+    }
+
     fn read_page(&self, number: u64, into: &mut Page) -> Result<(), BuilderError> {
         let bytes = &mut into.0[..];
-        self.file.read_exact_at(bytes, number * PAGE as u64).map_err(BuilderError::io(&self.path, "read"))?;
-        let expected = self.sums.get(number as usize).copied();
-        if Some(crc32c::crc32c(bytes)) == expected {
-            return Ok(());
-        }
-        let problem = format!("page {number} (byte {}) does not match its checksum", number * PAGE as u64);
-        Err(BuilderError::damaged(&self.path, problem))
+        self.file.read_exact_at(bytes, number * PAGE as u64).map_err(|error| {
+            self.counters.io_error();
+            self.unreadable(number, error)
+        })?;
+        self.counters.brought(1, 1);
+        self.first_damaged(number, bytes).map_or(Ok(()), |page| Err(self.mismatch(page)))
     }
 }
 
