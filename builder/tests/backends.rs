@@ -6,8 +6,8 @@ mod common;
 
 use common::{BruteForce, Built, build_index, clustered, defaults, graph, request, search, vamana};
 use kiln_builder::{
-    DeviceGraph, Effort, GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout, Navigate, Residency, SearchParams, VamanaParams,
-    build,
+    DeviceGraph, Effort, GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout, Navigate, Residency, SearchParams,
+    VamanaParams, build,
 };
 use kiln_datasets::MemorySource;
 use kiln_kernels::codec::CodecKind;

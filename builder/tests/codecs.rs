@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use kiln_builder::{Effort, IndexParams, IvfPqParams, Residency, SearchParams, Searcher};
+use kiln_builder::{Effort, Index, IndexParams, IvfPqParams, OpenParams, Residency, SearchParams, Searcher};
 use kiln_kernels::codec::CodecKind;
 use kiln_kernels::{DType, Metric, Rows};
 
@@ -18,7 +18,8 @@ fn check_batch(index: &Searcher, queries: &Rows, k: usize, effort: Effort, what:
     let together = index.search_batch(&queries.view(), &SearchParams { k, effort }).expect("searched");
     assert_eq!(together.len(), queries.len());
     for (query, hits) in together.iter().enumerate() {
-        assert_eq!(hits, &search(index, queries, query, k, effort), "{what} {effort:?}, query {query}");
+        let alone = search(index, queries, query, k, effort);
+        assert_eq!(timeless(hits), timeless(&alone), "{what} {effort:?}, query {query}");
     }
 }
 
@@ -69,6 +70,46 @@ fn answers_depend_neither_on_residency_nor_on_company() {
             }
         }
     }
+}
+
+#[test]
+fn lists_of_many_pieces_are_read_from_the_drive() {
+    let (rows, queries) = (clustered(DType::U8, 20_000, 37, 1), clustered(DType::U8, 40, 37, 2));
+    for codec in [CodecKind::Sq8, CodecKind::Rabitq(7)] {
+        for params in params(codec, 2, 37) {
+            let built = build_index(&rows, Metric::L2, IndexParams::IvfPq(params));
+            let (memory, drive) = (built.open(Residency::Memory), built.open(Residency::Ssd));
+            check_batch(&drive, &queries, 10, lists(2, 100), "on the drive");
+            for query in 0..queries.len() {
+                let [a, b] = [&memory, &drive].map(|index| search(index, &queries, query, 10, lists(2, 100)));
+                assert_eq!((a.ids, a.distances), (b.ids, b.distances));
+            }
+            // A batch reads each list once for all its queries; each counts what it would read alone.
+            let pages = drive.io_counters().pages;
+            let together = drive.search_batch(&queries.view(), &SearchParams { k: 10, effort: lists(2, 100) });
+            let counted: u64 = together.expect("searched").iter().map(|hits| hits.stats.pages).sum();
+            assert!((drive.io_counters().pages - pages) * 4 < counted);
+        }
+    }
+}
+
+#[test]
+fn serving_from_the_drive_keeps_to_its_memory() {
+    let (rows, queries) = (clustered(DType::U8, 20_000, 37, 1), clustered(DType::U8, 5, 37, 2));
+    let built = build_index(&rows, Metric::L2, IndexParams::IvfPq(params(CodecKind::Sq8, 8, 37)[0].clone()));
+    let open = |memory| Index::open_with(&built.path, &OpenParams { memory: Some(memory), ..Residency::Ssd.into() });
+    let Err(error) = open(100_000) else { panic!("100 kB hold the ids, and nothing else") };
+    let message = error.to_string();
+    let least: f64 = message.split(" MiB").next().and_then(|m| m.split(' ').next_back()?.parse().ok()).expect("a size");
+    assert!(message.contains("x.kiln") && message.contains("--memory"), "{message}");
+    let memory = (least * 1_048_576.0) as u64;
+    let index = open(memory).expect("the least suffices");
+    let all = built.open(Residency::Ssd);
+    for query in 0..queries.len() {
+        let [a, b] = [&index, &all].map(|index| search(index, &queries, query, 10, lists(3, 50)));
+        assert_eq!((a.ids, a.distances), (b.ids, b.distances));
+    }
+    assert!(index.serving().total() <= memory, "{:?}", index.serving());
 }
 
 #[test]

@@ -92,7 +92,9 @@ impl<'a, B: Backend> HostCandidates<'a, B> {
 
     /// The rows that were pruned; what is left of their candidates goes.
     pub fn into_pruned(self, params: PruneParams) -> Pruned {
-        self.pruned.unwrap_or_else(|| Pruned::new(self.params.n, params.max_degree))
+        let mut pruned = self.pruned.unwrap_or_else(|| Pruned::in_order(self.params.n, params.max_degree));
+        pruned.complete();
+        pruned
     }
 }
 
@@ -124,7 +126,7 @@ impl<B: Backend> Candidates for HostCandidates<'_, B> {
             edges.iter_mut().zip(kept.iter().chain(others)).for_each(|(edge, &id)| *edge = id);
         });
         let kept = kept.iter().map(|list| list.len() as u16).collect();
-        let pruned = self.pruned.get_or_insert_with(|| Pruned::new(n, params.max_degree));
+        let pruned = self.pruned.get_or_insert_with(|| Pruned::in_order(n, params.max_degree));
         pruned.set_rows(&PrunedRows { first_row, edges, kept });
         Ok(Some(points.len()))
     }

@@ -32,13 +32,30 @@ pub struct Pruned {
 impl Pruned {
     /// `n` rows without edges.
     pub fn new(n: usize, max_degree: usize) -> Self {
-        Self { max_degree, edges: vec![NO_ROW; n * max_degree], kept: vec![0; n] }
+        let mut pruned = Self::in_order(n, max_degree);
+        pruned.complete();
+        pruned
+    }
+
+    /// `n` rows to be written in order, and [completed](Self::complete) at last. Their memory is taken as they come: that
+    /// of their candidates goes meanwhile.
+    pub(crate) fn in_order(n: usize, max_degree: usize) -> Self {
+        Self { max_degree, edges: Vec::with_capacity(n * max_degree), kept: vec![0; n] }
+    }
+
+    /// Rows that were not written have no edges.
+    pub(crate) fn complete(&mut self) {
+        self.edges.resize(self.kept.len() * self.max_degree, NO_ROW);
     }
 
     /// Writes pruned rows.
     pub fn set_rows(&mut self, rows: &PrunedRows) {
         let (first, r) = (rows.first_row as usize, self.max_degree);
-        self.edges[first * r..][..rows.edges.len()].copy_from_slice(&rows.edges);
+        if first * r == self.edges.len() {
+            self.edges.extend_from_slice(&rows.edges);
+        } else {
+            self.edges[first * r..][..rows.edges.len()].copy_from_slice(&rows.edges);
+        }
         self.kept[first..][..rows.kept.len()].copy_from_slice(&rows.kept);
     }
 

@@ -72,7 +72,7 @@ impl EntryTable {
 
     /// Leaves in `found` the graph's entry and the sampled row that is nearest, both by their codes: a search that starts
     /// at both reaches everything, and loses nothing when nearer rows soon push the entry out.
-    pub(crate) fn nearest(&self, query: &EdgeQuery, found: &mut Vec<Scored>) {
+    fn nearest(&self, query: &EdgeQuery, found: &mut Vec<Scored>) {
         let blocks = self.blocks.chunks_exact(self.codes.block_bytes());
         let mut best: Option<Scored> = None;
         for (at, (ids, block)) in self.ids.chunks_exact(LANES).zip(blocks).enumerate() {
@@ -84,6 +84,15 @@ impl EntryTable {
             found.truncate(if at == 0 { 1.min(found.len()) } else { start });
         }
         found.extend(best.filter(|best| found.iter().all(|entry| entry.id != best.id)));
+    }
+
+    /// As [`nearest`](Self::nearest); where codes that overflowed tell nothing, `entry`. Returns how many were scored.
+    pub(crate) fn nearest_or(&self, entry: u32, query: &EdgeQuery, found: &mut Vec<Scored>) -> usize {
+        self.nearest(query, found);
+        if found.is_empty() {
+            found.push(Scored { distance: f32::INFINITY, id: entry });
+        }
+        self.len()
     }
 
     /// Rows that are scored.

@@ -1,14 +1,24 @@
 //! Vamana: building the graph, laying it out in pages, and walking it.
 
 pub(crate) mod build;
+mod codes;
+#[cfg(test)]
+mod drive_tests;
+mod drivers;
 mod entry;
 pub(crate) mod insert;
 mod nodes;
 pub(crate) mod order;
+mod page_views;
+mod page_walk;
 pub(crate) mod partition;
+mod pinned;
+mod pool;
+mod refine;
 pub(crate) mod repair;
 pub(crate) mod saturate;
 pub(crate) mod search;
+mod search_drive;
 pub(crate) mod split;
 mod views;
 pub(crate) mod walk;

@@ -3,15 +3,19 @@
 //! Both give the same bytes for the same node; a view of the graph does not know which it reads.
 
 use std::convert::Infallible;
+use std::ops::Range;
+use std::sync::Arc;
 
 use kiln_kernels::distance::prefetch;
 use kiln_kernels::nodes::NodeLayout;
 
+use super::search_drive::DriveGraph;
 use crate::error::BuilderError;
 use crate::file::huge::HugeBytes;
-use crate::file::pages::{DirectFile, PageCache};
+use crate::file::pages::PageCache;
 use crate::file::reader::IndexFile;
 use crate::file::{PAGE, Section};
+use crate::io::{Drive, Span};
 
 /// Pages read at a time while nodes are loaded.
 const PIECE_PAGES: usize = 1024;
@@ -22,7 +26,7 @@ const LINE: usize = 64;
 /// All nodes of an open index.
 pub(crate) enum Nodes {
     Memory(MemoryNodes),
-    Drive(DriveNodes),
+    Drive(DriveGraph),
 }
 
 /// Nodes side by side, without the gaps that pages have.
@@ -34,11 +38,39 @@ pub(crate) struct MemoryNodes {
 
 /// Nodes left in the file.
 pub(crate) struct DriveNodes {
-    pub file: DirectFile,
+    pub drive: Arc<Drive>,
     /// Byte offset of the section.
     pub section: u64,
     pub layout: NodeLayout,
     pub n: u32,
+}
+
+impl DriveNodes {
+    /// Groups of nodes that are read together.
+    pub(crate) fn groups(&self) -> u32 {
+        self.layout.group(self.n - 1) + 1
+    }
+
+    /// The nodes of a group.
+    pub(crate) fn members(&self, group: u32) -> Range<u32> {
+        let per_page = self.layout.nodes_per_page() as u32;
+        group * per_page..((group + 1) * per_page).min(self.n)
+    }
+
+    /// The pages of a group.
+    pub(crate) fn span(&self, group: u32) -> Span {
+        let pages = self.layout.pages_per_node();
+        Span { first: self.section / PAGE as u64 + u64::from(group) * pages as u64, pages }
+    }
+
+    /// Refuses neighbours of the node at `position` that are no nodes.
+    pub(crate) fn check(&self, position: u32, mut neighbors: impl Iterator<Item = u32>) -> Result<(), BuilderError> {
+        let n = self.n;
+        match neighbors.find(|&neighbor| neighbor >= n) {
+            None => Ok(()),
+            Some(wrong) => Err(self.drive.file.damaged(wrong_neighbor(position, wrong, n))),
+        }
+    }
 }
 
 /// A reader of nodes during one search.
@@ -136,16 +168,12 @@ impl NodeSource for CachedNodes<'_> {
 
     fn bytes(&mut self, position: u32, length: usize) -> Result<&[u8], BuilderError> {
         let offset = self.nodes.section + self.nodes.layout.offset(position) as u64;
-        self.cache.bytes(&self.nodes.file, offset, length)
+        self.cache.bytes(&self.nodes.drive.file, offset, length)
     }
 
     fn prefetch(&self, _position: u32, _length: usize) {}
 
-    fn check(&self, position: u32, mut neighbors: impl Iterator<Item = u32>) -> Result<(), BuilderError> {
-        let n = self.nodes.n;
-        match neighbors.find(|&neighbor| neighbor >= n) {
-            None => Ok(()),
-            Some(wrong) => Err(self.nodes.file.damaged(wrong_neighbor(position, wrong, n))),
-        }
+    fn check(&self, position: u32, neighbors: impl Iterator<Item = u32>) -> Result<(), BuilderError> {
+        self.nodes.check(position, neighbors)
     }
 }

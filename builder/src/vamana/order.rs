@@ -3,11 +3,13 @@
 //! In: a graph over rows that a backend holds, and the number of nodes a page holds. Out: position -> row. Rows are
 //! grouped by the nearest of about sqrt(n) sampled leaders, and the leaders chained from near to near. Within that order
 //! each page starts at the next unplaced row and is filled with unplaced neighbours around it, so that a page read for
-//! one node often holds the nodes wanted next, and nodes written together name much the same neighbours.
+//! one node often holds the nodes wanted next, and nodes written together name much the same neighbours. Then pairs of
+//! nodes change places where that brings more linked ones together ([`refine`]).
 
 use kiln_kernels::{Backend, Lists};
 
 use super::Graph;
+use super::refine::refine;
 use crate::error::BuilderError;
 use crate::quantiser::sample_rows;
 
@@ -29,7 +31,9 @@ pub(crate) fn page_order<B: Backend>(
     let rows: Vec<u32> = (0..n as u32).collect();
     let place = |leader: &u32| place_in_chain[leaders.partition_point(|other| other < leader)];
     let nearest: Vec<u32> = backend.nearest_leaders(resident, &rows, &leaders, 1)?.iter().map(place).collect();
-    Ok(fill_pages(graph, nodes_per_page, &Lists::grouped(&nearest, leaders.len()).items))
+    let mut order = fill_pages(graph, nodes_per_page, &Lists::grouped(&nearest, leaders.len()).items);
+    refine(graph, nodes_per_page, &mut order);
+    Ok(order)
 }
 
 /// The place of each leader in a chain that goes on to the nearest leader not yet in it. `near` holds for each leader,

@@ -1,29 +1,36 @@
 //! Searching a Vamana index, in memory or on the drive, by exact distances, by codes, or by the codes inside nodes.
 //!
-//! One walk serves all; what differs is the [`GraphView`](super::walk::GraphView) it is given. With the same
-//! parameters both residencies visit the same nodes and answer alike, id for id.
+//! One walk serves all that is in memory; what differs is the [`GraphView`](super::walk::GraphView) it is given. On the drive
+//! a search by codes is another walk, of pages ([`search_drive`](super::search_drive)); by exact distances it is the same
+//! walk, which reads as it goes, and answers alike, id for id.
 
-use std::sync::{Mutex, OnceLock};
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use kiln_kernels::distance::Isa;
 use kiln_kernels::edge_codes::{EdgeCodes, EdgeQuery};
 use kiln_kernels::nodes::{Edges, NodeLayout};
-use kiln_kernels::pq::ProductQuantizer;
-use kiln_kernels::{Adjacency, Metric, RowsView, Scored};
+use kiln_kernels::{Adjacency, RowsView, Scored};
 
+use super::codes::{Codes, CodesQuery};
+use super::drivers::MOST_IN_TURN;
 use super::entry::EntryTable;
 use super::nodes::{CachedNodes, DriveNodes, MemoryNodes, NodeSource, Nodes};
+use super::page_walk::PageWalk;
+use super::pinned::Pinned;
+use super::search_drive::DriveGraph;
 use super::views::{CodesView, ExactView, InlineView, Score};
 use super::walk::{Observer, Task, Walk, greedy_search, interleave};
 use crate::error::BuilderError;
 use crate::file::Section;
-use crate::file::pages::{AlignedBytes, DirectFile, PageCache};
+use crate::file::pages::PageCache;
 use crate::file::reader::IndexFile;
 use crate::ids::Ids;
+use crate::io::{Drive, Queue};
 use crate::meta::Meta;
 use crate::params::IndexParams;
 use crate::record::{RecordScorer, dispatch_scorer};
-use crate::search_types::{Hits, Navigate, QueryStats, Residency};
+use crate::search_types::{Hits, Navigate, OpenParams, QueryStats, Residency, Serving};
 
 /// Searches of a batch that take turns on one thread: enough that a node has arrived from memory when its turn comes,
 /// few enough that their lists stay in the first caches.
@@ -32,38 +39,23 @@ const INTERLEAVED: usize = 8;
 /// An open Vamana index.
 pub(crate) struct VamanaIndex {
     file: IndexFile,
-    layout: NodeLayout,
-    n: u32,
-    entry: u32,
+    pub(super) layout: NodeLayout,
+    pub(super) n: u32,
+    pub(super) entry: u32,
     ids: Ids,
-    nodes: Nodes,
+    pub(super) nodes: Nodes,
     /// Of the `inline` layout.
-    inline: Option<Inline>,
-    /// Read when a search first navigates by codes; of the `compact` layout.
+    pub(super) inline: Option<Inline>,
+    /// Of the `compact` layout; in memory read when a search first navigates by codes.
     codes: OnceLock<Codes>,
     /// Held while they are read, so that they are read once.
     reading_codes: Mutex<()>,
 }
 
 /// What the `inline` layout keeps in memory beside its nodes.
-struct Inline {
-    codes: EdgeCodes,
-    entries: EntryTable,
-}
-
-/// Product-quantised codes in memory.
-pub(super) struct Codes {
-    pq: ProductQuantizer,
-    codes: AlignedBytes,
-}
-
-impl Codes {
-    /// Navigation distance of a node.
-    #[inline(always)]
-    pub(super) fn score(&self, table: &[f32], node: u32) -> f32 {
-        let width = self.pq.code_bytes();
-        self.pq.score(table, &self.codes.as_slice()[node as usize * width..(node as usize + 1) * width])
-    }
+pub(super) struct Inline {
+    pub(super) codes: EdgeCodes,
+    pub(super) entries: EntryTable,
 }
 
 /// Working memory of one search, or of one batch.
@@ -71,6 +63,9 @@ impl Codes {
 pub(crate) struct VamanaScratch {
     walks: Vec<Walk>,
     cache: PageCache,
+    pub(super) page_walks: Vec<PageWalk>,
+    /// Made by the first search on the drive.
+    pub(super) queue: Option<Queue>,
 }
 
 impl Observer for QueryStats {
@@ -86,24 +81,25 @@ impl Observer for QueryStats {
 }
 
 impl VamanaIndex {
-    pub(crate) fn open(file: IndexFile, meta: &Meta, residency: Residency) -> Result<Self, BuilderError> {
+    pub(crate) fn open(file: IndexFile, meta: &Meta, params: &OpenParams) -> Result<Self, BuilderError> {
         let damaged = |problem: String| BuilderError::damaged(file.path(), problem);
-        let IndexParams::Vamana(params) = &meta.params else {
+        let IndexParams::Vamana(built) = &meta.params else {
             return Err(damaged("section meta is of another kind of index".into()));
         };
-        let layout = params.node_layout(meta.dtype, meta.dim, meta.metric);
+        let layout = built.node_layout(meta.dtype, meta.dim, meta.metric);
         let n = u32::try_from(meta.n).map_err(|_| damaged(format!("{} rows are more than a graph holds", meta.n)))?;
         let entry = meta.entry.filter(|&e| e < n).ok_or_else(|| damaged("the entry is not a node".into()))?;
         let nodes_entry = file.entry(Section::Nodes)?;
         if nodes_entry.length != layout.section_bytes(n as usize) as u64 {
             return Err(damaged(format!("section nodes has {} bytes, not those of {n} nodes", nodes_entry.length)));
         }
-        let nodes = match residency {
+        let nodes = match params.residency {
             Residency::Memory => Nodes::Memory(MemoryNodes::read(&file, layout, n)?),
             Residency::Ssd => {
                 let section = nodes_entry.offset;
-                let file = DirectFile::open(file.path(), file.sums()?)?;
-                Nodes::Drive(DriveNodes { file, section, layout, n })
+                let drive = Arc::new(Drive::open(file.path(), file.sums()?, params)?);
+                let nodes = DriveNodes { drive, section, layout, n };
+                Nodes::Drive(DriveGraph { nodes, pinned: Pinned::default(), in_turn: MOST_IN_TURN })
             }
         };
         let inline = match layout.edges {
@@ -112,29 +108,59 @@ impl VamanaIndex {
         };
         let ids = Ids::read(&file, meta.n)?;
         let (codes, reading_codes) = (OnceLock::new(), Mutex::new(()));
-        Ok(Self { layout, n, entry, ids, nodes, inline, codes, reading_codes, file })
+        let mut index = Self { layout, n, entry, ids, nodes, inline, codes, reading_codes, file };
+        if params.residency == Residency::Ssd {
+            if index.inline.is_none() {
+                index.codes()?;
+            }
+            index.fit(params.memory)?;
+        }
+        Ok(index)
     }
 
-    /// Bytes held in memory.
-    pub(crate) fn resident_bytes(&self) -> u64 {
-        let nodes = match &self.nodes {
-            Nodes::Memory(nodes) => nodes.resident_bytes(),
-            Nodes::Drive(nodes) => nodes.file.sums_bytes(),
+    /// The index file.
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// The drive, where nodes are left there.
+    pub(crate) fn drive(&self) -> Option<&Drive> {
+        match &self.nodes {
+            Nodes::Memory(_) => None,
+            Nodes::Drive(graph) => Some(&graph.nodes.drive),
+        }
+    }
+
+    /// What is held in memory.
+    pub(crate) fn serving(&self) -> Serving {
+        let (data, pinned) = match &self.nodes {
+            Nodes::Memory(nodes) => (nodes.resident_bytes(), 0),
+            Nodes::Drive(graph) => (0, graph.pinned.resident_bytes()),
         };
-        let codes = self.codes.get().map_or(0, |c| c.codes.as_slice().len() as u64);
-        let entries = self.inline.as_ref().map_or(0, |inline| inline.entries.resident_bytes());
-        nodes + codes + entries + self.ids.bytes()
+        let sampled = self.codes.get().map_or(0, Codes::sample_bytes);
+        let drive = self.drive();
+        Serving {
+            engine: drive.map(Drive::engine),
+            reads: drive.map(Drive::reads),
+            data,
+            codes: self.codes.get().map_or(0, Codes::code_bytes),
+            navigation: self.inline.as_ref().map_or(sampled, |inline| inline.entries.resident_bytes()),
+            sums: drive.map_or(0, |drive| drive.file.sums_bytes()),
+            ids: self.ids.bytes(),
+            pinned,
+            buffers: drive.map_or(0, Drive::buffers),
+        }
     }
 
     pub(crate) fn ids(&self) -> &Ids {
         &self.ids
     }
 
-    /// What `Best` stands for: the codes that nodes hold, where they do.
+    /// What `Best` stands for: by codes where nodes hold them or are on the drive, else exactly.
     pub(crate) fn navigate(&self, asked: Navigate) -> Navigate {
-        match (asked, &self.inline) {
-            (Navigate::Best, Some(_)) => Navigate::Codes,
-            (Navigate::Best, None) => Navigate::Exact,
+        match (asked, &self.nodes, &self.inline) {
+            (Navigate::Best, Nodes::Memory(_), None) => Navigate::Exact,
+            (Navigate::Best, _, _) => Navigate::Codes,
             _ => asked,
         }
     }
@@ -156,8 +182,8 @@ impl VamanaIndex {
         let length = self.layout.record.bytes();
         match &self.nodes {
             Nodes::Memory(nodes) => Ok(&nodes.node(position)[..length]),
-            Nodes::Drive(nodes) => {
-                cache.bytes(&nodes.file, nodes.section + self.layout.offset(position) as u64, length)
+            Nodes::Drive(DriveGraph { nodes, .. }) => {
+                cache.bytes(&nodes.drive.file, nodes.section + self.layout.offset(position) as u64, length)
             }
         }
     }
@@ -171,8 +197,16 @@ impl VamanaIndex {
         scratch: &mut VamanaScratch,
     ) -> Result<Hits, BuilderError> {
         let navigate = self.navigate(navigate);
+        if let (Nodes::Drive(graph), Navigate::Codes) = (&self.nodes, navigate) {
+            if query.len() != 1 {
+                // Says what is wrong with it.
+                RecordScorer::new(self.layout.record, query)?;
+            }
+            let mut answers = self.search_drive(graph, query, k, search_list.max(k), scratch)?;
+            return Ok(answers.pop().unwrap_or_default());
+        }
         scratch.cache.clear();
-        let VamanaScratch { walks, cache } = scratch;
+        let VamanaScratch { walks, cache, .. } = scratch;
         if walks.is_empty() {
             walks.push(Walk::default());
         }
@@ -186,22 +220,19 @@ impl VamanaIndex {
                 let mut view = self.inline_view(inline, nodes, scorer, prepared);
                 let Ok(()) = greedy_search(&mut view, list, walk, &mut stats);
             }
-            (Nodes::Drive(nodes), Navigate::Codes, Some(inline)) => {
-                let prepared = inline.prepare(query);
-                let source = CachedNodes { nodes, cache };
-                let mut view = self.inline_view(inline, source, scorer, prepared);
-                greedy_search(&mut view, list, walk, &mut stats)?;
-            }
             (nodes, _, _) => {
                 let codes = match navigate {
                     Navigate::Best | Navigate::Exact => None,
-                    Navigate::Codes => Some((self.codes()?, self.table(query)?)),
+                    Navigate::Codes => {
+                        let codes = self.codes()?;
+                        Some((codes, codes.prepare(query)))
+                    }
                 };
                 dispatch_scorer!(&scorer, typed => match nodes {
                     Nodes::Memory(nodes) => {
                         let Ok(()) = self.walk(nodes, typed, codes.as_ref(), list, walk, &mut stats);
                     }
-                    Nodes::Drive(nodes) => {
+                    Nodes::Drive(DriveGraph { nodes, .. }) => {
                         let source = CachedNodes { nodes, cache };
                         self.walk(source, typed, codes.as_ref(), list, walk, &mut stats)?;
                     }
@@ -210,7 +241,7 @@ impl VamanaIndex {
         }
         stats.pages = cache.pages_read();
         stats.bytes = stats.pages * crate::file::PAGE as u64;
-        Ok(self.hits(walk, k, stats))
+        Ok(self.hits(&mut walk.expanded, k, stats))
     }
 
     /// Answers all of `queries` on this thread; where nodes are read from memory one visit at a time, several searches
@@ -224,6 +255,9 @@ impl VamanaIndex {
         scratch: &mut VamanaScratch,
     ) -> Result<Vec<Hits>, BuilderError> {
         let navigate = self.navigate(navigate);
+        if let (Nodes::Drive(graph), Navigate::Codes) = (&self.nodes, navigate) {
+            return self.search_drive(graph, queries, k, search_list.max(k), scratch);
+        }
         let query = |at: usize| queries.slice(at..at + 1);
         let (Nodes::Memory(nodes), Navigate::Codes, Some(inline)) = (&self.nodes, navigate, &self.inline) else {
             return (0..queries.len()).map(|at| self.search(&query(at), k, search_list, navigate, scratch)).collect();
@@ -247,7 +281,7 @@ impl VamanaIndex {
         }
         let mut failed = None;
         let Ok(()) = interleave(&mut tasks, |task| {
-            answers[task.observer.query] = self.hits(task.walk, k, task.observer.stats);
+            answers[task.observer.query] = self.hits(&mut task.walk.expanded, k, task.observer.stats);
             let Some(at) = waiting.next() else { return Ok(false) };
             match begin(at, task.walk) {
                 Ok((view, observer)) => (task.view, task.observer) = (view, observer),
@@ -277,7 +311,7 @@ impl VamanaIndex {
         &self,
         source: S,
         scorer: D,
-        codes: Option<&(&Codes, Vec<f32>)>,
+        codes: Option<&(&Codes, CodesQuery)>,
         list: usize,
         walk: &mut Walk,
         stats: &mut QueryStats,
@@ -285,16 +319,16 @@ impl VamanaIndex {
         let mut view = ExactView { source, layout: self.layout, scorer, entry: self.entry, neighbors: Vec::new() };
         match codes {
             None => greedy_search(&mut view, list, walk, stats),
-            Some((codes, table)) => greedy_search(&mut CodesView { inner: view, codes, table }, list, walk, stats),
+            Some((codes, query)) => greedy_search(&mut CodesView { inner: view, codes, query }, list, walk, stats),
         }
     }
 
-    /// The k nearest of the nodes that a walk expanded.
-    fn hits(&self, walk: &mut Walk, k: usize, stats: QueryStats) -> Hits {
+    /// The k nearest of the nodes that a walk scored exactly.
+    pub(super) fn hits(&self, scored: &mut [Scored], k: usize, stats: QueryStats) -> Hits {
         // Ties go to the lower row of the data set.
         let row = |hit: &Scored| self.ids.get(hit.id);
         let order = |a: &Scored, b: &Scored| a.distance.total_cmp(&b.distance).then_with(|| row(a).cmp(&row(b)));
-        let mut nearest = walk.expanded.as_mut_slice();
+        let mut nearest = scored;
         if nearest.len() > k {
             nearest.select_nth_unstable_by(k, order);
             nearest = &mut nearest[..k];
@@ -307,7 +341,7 @@ impl VamanaIndex {
         }
     }
 
-    fn codes(&self) -> Result<&Codes, BuilderError> {
+    pub(super) fn codes(&self) -> Result<&Codes, BuilderError> {
         if let Some(codes) = self.codes.get() {
             return Ok(codes);
         }
@@ -315,29 +349,9 @@ impl VamanaIndex {
         if let Some(codes) = self.codes.get() {
             return Ok(codes);
         }
-        let damaged = |problem: String| BuilderError::damaged(self.file.path(), problem);
-        let pq = ProductQuantizer::from_bytes(self.file.section(Section::Codec)?.as_slice()).map_err(damaged)?;
-        let codes = self.file.section(Section::Codes)?;
-        let expected = self.n as usize * pq.code_bytes();
-        if codes.as_slice().len() != expected || pq.dim() != self.layout.record.dim {
-            return Err(damaged(format!("section codes has {} bytes, {expected} expected", codes.as_slice().len())));
-        }
-        Ok(self.codes.get_or_init(|| Codes { pq, codes }))
-    }
-
-    /// The query's look-up table: one per search.
-    fn table(&self, query: &RowsView<'_>) -> Result<Vec<f32>, BuilderError> {
-        let pq = &self.codes()?.pq;
-        let mut query = query.to_f32().into_raw_vec_and_offset().0;
-        Ok(match self.layout.record.metric {
-            Metric::L2 => pq.l2_table(&pq.rotate(&query)),
-            Metric::InnerProduct => pq.dot_table(&pq.rotate(&query)),
-            Metric::Cosine => {
-                let inverse = kiln_kernels::distance::inverse_norm(&query);
-                query.iter_mut().for_each(|x| *x *= inverse);
-                pq.l2_table(&pq.rotate(&query))
-            }
-        })
+        let record = self.layout.record;
+        let codes = Codes::read(&self.file, self.n, record.dim, record.metric)?;
+        Ok(self.codes.get_or_init(|| codes))
     }
 }
 
@@ -367,7 +381,7 @@ impl Inline {
         Ok(Self { codes, entries })
     }
 
-    fn prepare(&self, query: &RowsView<'_>) -> EdgeQuery {
+    pub(super) fn prepare(&self, query: &RowsView<'_>) -> EdgeQuery {
         self.codes.prepare(query.to_f32().into_raw_vec_and_offset().0)
     }
 }

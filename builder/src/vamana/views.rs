@@ -5,9 +5,10 @@ use kiln_kernels::distance::Kernels;
 use kiln_kernels::edge_codes::{EdgeCodes, EdgeQuery};
 use kiln_kernels::nodes::NodeLayout;
 
+use super::codes::{Codes, CodesQuery};
 use super::entry::EntryTable;
 use super::nodes::NodeSource;
-use super::search::Codes;
+
 use super::walk::{GraphView, Visit, VisitedSet};
 use crate::record::{RecordScorer, Typed};
 
@@ -94,13 +95,13 @@ impl<S: NodeSource, D: Score> GraphView for ExactView<S, D> {
 pub(super) struct CodesView<'a, S, D> {
     pub inner: ExactView<S, D>,
     pub codes: &'a Codes,
-    pub table: &'a [f32],
+    pub query: &'a CodesQuery,
 }
 
 impl<S: NodeSource, D: Score> CodesView<'_, S, D> {
     #[inline(always)]
     fn scored(&self, id: u32) -> Scored {
-        Scored { distance: self.codes.score(self.table, id), id }
+        Scored { distance: self.codes.score(self.query, id), id }
     }
 }
 
@@ -146,12 +147,7 @@ impl<S: NodeSource> GraphView for InlineView<'_, S> {
     type Error = S::Error;
 
     fn enter(&mut self, found: &mut Vec<Scored>) -> Result<usize, S::Error> {
-        self.entries.nearest(&self.query, found);
-        if found.is_empty() {
-            // Codes that overflowed tell nothing.
-            found.push(Scored { distance: f32::INFINITY, id: self.entry });
-        }
-        Ok(self.entries.len())
+        Ok(self.entries.nearest_or(self.entry, &self.query, found))
     }
 
     #[inline(always)]

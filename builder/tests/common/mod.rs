@@ -149,6 +149,13 @@ pub fn search(searcher: &Searcher, queries: &Rows, query: usize, k: usize, effor
     searcher.search(&row, &SearchParams { k, effort }).expect("searched")
 }
 
+/// Hits without what depends on the clock.
+pub fn timeless(hits: &Hits) -> Hits {
+    let mut hits = hits.clone();
+    hits.stats.io_wait_ns = 0;
+    hits
+}
+
 /// Reported distance by the definition, in f64.
 pub fn distance(metric: Metric, a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f64 {
     let sum = |term: fn(f64, f64) -> f64| a.iter().zip(b).map(|(&x, &y)| term(x.into(), y.into())).sum::<f64>();

@@ -86,7 +86,7 @@ impl NodeLayout {
         (PAGE / self.node_bytes()).max(1)
     }
 
-    /// Pages that a node takes, where it does not share one.
+    /// Pages of a node; 1 where several share one.
     pub fn pages_per_node(self) -> usize {
         self.node_bytes().div_ceil(PAGE)
     }
@@ -95,6 +95,19 @@ impl NodeLayout {
     pub fn offset(self, position: u32) -> usize {
         let (position, per_page) = (position as usize, self.nodes_per_page());
         (position / per_page) * self.pages_per_node() * PAGE + (position % per_page) * self.node_bytes()
+    }
+
+    /// Nodes are read in groups: those of one page, or a single one of several pages.
+    #[inline(always)]
+    pub fn group(self, position: u32) -> u32 {
+        position / self.nodes_per_page() as u32
+    }
+
+    /// The bytes of node `position` within those of its group.
+    #[inline(always)]
+    pub fn within(self, group: &[u8], position: u32) -> &[u8] {
+        let at = position as usize % self.nodes_per_page() * self.node_bytes();
+        &group[at..at + self.node_bytes()]
     }
 
     /// Bytes of a section of `n` nodes, whole pages.

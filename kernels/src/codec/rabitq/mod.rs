@@ -1,7 +1,7 @@
 //! RaBitQ lists: a rotated residual in 1 to 8 bits a coordinate, with an unbiased estimate of its distance and a bound
 //! on the estimate's error.
 //!
-//! In: residuals to a list's centroid, coded one by one ([`rows`], `Backend::rabitq_encode`). Out: blocks of 32 rows; scans that offer rows by the *lower bound* of their
+//! In: residuals to a list's centroid, coded one by one (module `rows`, `Backend::rabitq_encode`). Out: blocks of 32 rows; scans that offer rows by the *lower bound* of their
 //! distance. The sign bits of a block are scored in registers, four coordinates a look-up ([`fastscan`](super::fastscan));
 //! only rows whose lower bound by signs is within the shortlist's bound are scored by all their bits.
 //!
