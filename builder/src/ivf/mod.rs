@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 mod coarse;
+mod drive;
 pub(crate) mod layout;
 mod nav;
 pub(crate) mod search;
