@@ -75,3 +75,19 @@ pub(crate) fn return_freed_memory() {
         libc::malloc_trim(0);
     }
 }
+
+/// Asks the system for `wanted` open files at a time; how many it allows.
+#[cfg(feature = "serve")]
+pub(crate) fn allow_open_files(wanted: usize) -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit fills the struct it is given and has no other effect.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return wanted;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max.min(wanted as libc::rlim_t), ..limit };
+    // SAFETY: setrlimit only reads the struct it is given.
+    if raised.rlim_cur > limit.rlim_cur && unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0 {
+        limit = raised;
+    }
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+}
