@@ -3,7 +3,7 @@
 //! In: an open index, queries, search parameters. Out: ids as a matrix, and counts a query. Nothing is timed here;
 //! queries are answered by all threads at once.
 
-use kiln_builder::{BuilderError, Hits, QueryStats, SearchParams, Searcher};
+use kiln_builder::{BuilderError, Hits, QueryStats, Residency, SearchParams, Searcher};
 use kiln_kernels::RowsView;
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -106,11 +106,12 @@ impl<'q> QuerySet<'q> {
     }
 }
 
-/// The record of judged answers.
-pub(crate) fn judged(stats: &[QueryStats], judgement: Judgement) -> Answers {
+/// The record of judged answers from an index that lies there.
+pub(crate) fn judged(stats: &[QueryStats], judgement: Judgement, residency: Residency) -> Answers {
     // A count past 32 bits would be more distances than an index has rows.
     let column =
         |count: fn(&QueryStats) -> u64| stats.iter().map(|s| u32::try_from(count(s)).unwrap_or(u32::MAX)).collect();
+    let from_drive = residency == Residency::Ssd;
     Answers {
         strict_hits: judgement.strict_hits,
         id_hits: judgement.id_hits,
@@ -120,6 +121,9 @@ pub(crate) fn judged(stats: &[QueryStats], judgement: Judgement) -> Answers {
         hops: column(|s| s.hops),
         pages: column(|s| s.pages),
         bytes: stats.iter().map(|s| s.bytes).collect(),
+        cache_hits: if from_drive { column(|s| s.cache_hits) } else { Vec::new() },
+        io_wait_us: if from_drive { stats.iter().map(|s| s.io_wait_ns as f32 / 1e3).collect() } else { Vec::new() },
+        kernel_bytes: None,
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Measurement {
 /// # Errors
 /// The first error of `done`, which ends the measurement.
 pub fn measure_interleaved<E: Display, D>(
-    driver: &Driver,
+    driver: &Driver<'_>,
     repeats: &Repeats,
     tasks: &[Task<'_, E>],
     seed: u64,
@@ -60,7 +60,7 @@ pub fn measure_interleaved<E: Display, D>(
 
 /// One more turn of a task, after its warm-up where it is the first.
 fn take_turn<E: Display>(
-    driver: &Driver,
+    driver: &Driver<'_>,
     repeats: &Repeats,
     task: &Task<'_, E>,
     so_far: Option<Measurement>,
@@ -148,12 +148,12 @@ mod tests {
 
     #[test]
     fn latencies_are_kept_of_a_bounded_number_of_runs() {
-        let runs = vec![RunSample { seconds: 1.0, latency_us: vec![1.0] }; 1000];
+        let runs = vec![RunSample { seconds: 1.0, latency_us: vec![1.0], cached_bytes: None }; 1000];
         let thinned = thin(Measurement { warmup: Warmup::default(), runs });
         let kept: Vec<usize> = (0..1000).filter(|&i| !thinned.runs[i].latency_us.is_empty()).collect();
         assert_eq!((thinned.runs.len(), kept.len()), (1000, LATENCY_RUNS));
         assert_eq!((kept[0], kept[LATENCY_RUNS - 1]), (0, 999));
-        let few = vec![RunSample { seconds: 1.0, latency_us: vec![1.0] }; LATENCY_RUNS];
+        let few = vec![RunSample { seconds: 1.0, latency_us: vec![1.0], cached_bytes: None }; LATENCY_RUNS];
         let same = thin(Measurement { warmup: Warmup::default(), runs: few.clone() });
         assert_eq!(same.runs, few);
     }

@@ -5,15 +5,22 @@
 //!
 //! [`run_bench`] walks the whole way: [`plan`] says which settings, [`measure`] and [`interleave`] time them,
 //! [`judge`](mod@judge) scores their answers, [`store`] keeps both, [`provenance`] says where. [`tune()`] finds the
-//! setting that reaches a recall.
+//! setting that reaches a recall. Where an index lies is a [`Placement`]; [`page_cache`] and [`memory_cap`] bring its
+//! conditions about.
 
 mod answers;
+mod conditions;
 mod error;
+mod index_bench;
 pub mod interleave;
+mod io_state;
 pub mod judge;
 mod lid;
+pub mod load;
 pub mod measure;
+pub mod memory_cap;
 pub mod metrics;
+pub mod page_cache;
 mod pairs;
 pub mod plan;
 pub mod provenance;
@@ -28,6 +35,7 @@ mod tune;
 
 pub use answers::{QueryAnswers, answer_all, answer_in_batch};
 pub use error::EvalError;
+pub use io_state::{IoState, Placement};
 pub use judge::{Judge, JudgeError, Judgement, judge};
 pub use lid::query_lid;
 pub use plan::{IndexSpec, Plan, PlanError, Setting};
@@ -35,6 +43,6 @@ pub use run::run_bench;
 pub use single::{SingleMeasurement, SingleSearch, measure_single};
 pub use store::{RunFolder, StoreError, load};
 pub use tune::{
-    LEAST_QUERIES, SampleRecall, TuneError, TuneFileError, TuneRequest, Tuned, keep_tuned, refuse_unreadable, tune,
-    tune_path, tuned,
+    LEAST_QUERIES, SampleRecall, TuneError, TuneFileError, TuneRequest, Tuned, all_tuned, keep_tuned,
+    refuse_unreadable, tune, tune_path, tuned,
 };

@@ -102,17 +102,26 @@ pub(crate) fn share(queries: usize, thread: usize, threads: usize) -> Range<usiz
     queries * thread / threads..queries * (thread + 1) / threads
 }
 
+/// Done before each pass while no thread searches; returns the bytes of the index file that the page cache then holds,
+/// where that matters.
+pub type Prepare<'a> = dyn Fn() -> Option<u64> + Sync + 'a;
+
 /// Drives searches over one query set.
-#[derive(Debug)]
-pub struct Driver {
+pub struct Driver<'a> {
     queries: usize,
     /// CPUs to pin to, in the order in which threads take them; empty when the system does not allow pinning.
     cpus: Vec<usize>,
+    prepare: &'a Prepare<'a>,
 }
 
-impl Driver {
+impl<'a> Driver<'a> {
     /// A driver of `queries` queries.
     pub fn new(queries: usize) -> Self {
+        Self::with_preparation(queries, &|| None)
+    }
+
+    /// A driver of `queries` queries that calls `prepare` before each pass.
+    pub fn with_preparation(queries: usize, prepare: &'a Prepare<'a>) -> Self {
         // Threads inherit their creator's affinity: were rayon's pool first used by a search on a pinned thread, all of
         // it would share that thread's CPU for good.
         rayon::current_num_threads();
@@ -125,7 +134,7 @@ impl Driver {
                 cpus.clear();
             }
         }
-        Self { queries, cpus }
+        Self { queries, cpus, prepare }
     }
 
     /// Searches, cycling through the queries, until three windows in a row agree in queries a second within 2%
@@ -208,10 +217,13 @@ impl Driver {
             let mut passes = Vec::new();
             loop {
                 let mut samples = Vec::with_capacity(timed);
-                crew.barrier.wait();
+                // Nobody searches between the first of these barriers and the second.
+                let leads = crew.barrier.wait().is_leader();
                 if crew.done.load(Ordering::Relaxed) {
                     return passes;
                 }
+                let cached_bytes = if leads { (self.prepare)() } else { None };
+                crew.barrier.wait();
                 let from = Instant::now();
                 match work {
                     Work::Single(search) => {
@@ -227,7 +239,7 @@ impl Driver {
                         crew.answer_batch(share.clone(), search);
                     }
                 }
-                passes.push(ThreadPass { from, to: Instant::now(), samples });
+                passes.push(ThreadPass { from, to: Instant::now(), samples, cached_bytes });
                 // Between this barrier and the next only the leader writes.
                 if crew.barrier.wait().is_leader() {
                     crew.next.store(0, Ordering::Relaxed);
@@ -337,6 +349,8 @@ struct ThreadPass {
     to: Instant,
     /// Query and microseconds.
     samples: Vec<(usize, f32)>,
+    /// What was in the page cache when the pass began, told by one of the threads.
+    cached_bytes: Option<u64>,
 }
 
 /// Joins what the threads saw of each pass; every thread has seen the same passes.
@@ -348,11 +362,12 @@ fn merge_passes(queries: usize, threads: Vec<Vec<ThreadPass>>) -> Vec<RunSample>
         let from = parts.iter().map(|part| part.from).min();
         let to = parts.iter().map(|part| part.to).max();
         let (Some(from), Some(to)) = (from, to) else { return runs };
+        let cached_bytes = parts.iter().find_map(|part| part.cached_bytes);
         let mut latency_us = vec![0.0; queries];
         for (query, microseconds) in parts.into_iter().flat_map(|part| part.samples) {
             latency_us[query] = round_to_clock(microseconds);
         }
-        runs.push(RunSample { seconds: (to - from).as_secs_f64(), latency_us });
+        runs.push(RunSample { seconds: (to - from).as_secs_f64(), latency_us, cached_bytes });
     }
 }
 

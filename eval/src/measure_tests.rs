@@ -75,7 +75,7 @@ fn no_queries_are_no_work() {
 
 #[test]
 fn repeats_ask_for_runs_and_for_seconds() {
-    let runs = |n: usize, seconds| vec![RunSample { seconds, latency_us: vec![] }; n];
+    let runs = |n: usize, seconds| vec![RunSample { seconds, latency_us: vec![], cached_bytes: None }; n];
     assert!(Repeats::FULL.satisfied(&runs(10, 0.31)));
     assert!(!Repeats::FULL.satisfied(&runs(10, 0.2)));
     assert!(!Repeats::FULL.satisfied(&runs(9, 10.0)));
@@ -112,4 +112,29 @@ fn a_failing_batch_names_its_queries() {
     let work = Work::batch(|_: Range<usize>| Err("disk on fire"));
     let failed = Driver::new(100).turn(1, 0.01, &work).expect_err("it fails");
     assert_eq!(failed.to_string(), "queries 0 to 63, in one batch: disk on fire");
+}
+
+#[test]
+fn each_pass_is_prepared_once_and_while_nobody_searches() {
+    for threads in [1, 3] {
+        let (searching, prepared, disturbed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        let prepare = || {
+            // Not an assertion: a panic here would leave the other threads waiting.
+            disturbed.fetch_or(searching.load(Ordering::SeqCst) != 0, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(1));
+            disturbed.fetch_or(searching.load(Ordering::SeqCst) != 0, Ordering::SeqCst);
+            Some(prepared.fetch_add(1, Ordering::SeqCst) as u64)
+        };
+        let search = |query: usize| {
+            searching.fetch_add(1, Ordering::SeqCst);
+            let hits = sleepy(query);
+            searching.fetch_sub(1, Ordering::SeqCst);
+            hits
+        };
+        let driver = Driver::with_preparation(100, &prepare);
+        let runs = driver.turn(threads, 0.03, &Work::single(search)).expect("no failure");
+        let told: Vec<_> = runs.iter().map(|run| run.cached_bytes).collect();
+        assert_eq!(told, (0..runs.len() as u64).map(Some).collect::<Vec<_>>(), "{threads} threads");
+        assert!(!disturbed.into_inner(), "{threads} threads: a search ran during the preparation");
+    }
 }

@@ -4,10 +4,15 @@
 //! `--json` prints and reports draw ([`SearchRow`], [`BuildRow`]), and per-query distributions. A figure
 //! that does not apply (recall without truth, pages of an index in memory) is `None`, never zero.
 
+mod drive;
 mod rows;
 
 use serde::Serialize;
 
+pub use drive::{
+    bytes_per_query, cache_hits_per_query, io_wait_per_query, kernel_bytes_per_query, pages_per_query,
+    passes_begun_warm,
+};
 pub use rows::{BuildRow, SearchRow, StageSeconds, build_row, search_row};
 
 use crate::record::{BuildRecord, SettingRecord};
@@ -87,6 +92,12 @@ pub const METRICS: &[Metric] = metrics! {
         "pages read from the drive; only where the index is served from it"
     "bytes_per_query" ["B"] Lower = |m| bytes_per_query(m.setting);
         "bytes read from the drive; only where the index is served from it"
+    "cache_hits_per_query" ["4 KiB pages"] Higher = |m| cache_hits_per_query(m.setting);
+        "pages that were wanted and lay in the index's own cache; only where the index is served from the drive"
+    "io_wait_per_query" ["us"] Lower = |m| io_wait_per_query(m.setting);
+        "time in which a query waited for the drive with nothing to compute, in the pass that was judged"
+    "kernel_bytes_per_query" ["B"] Lower = |m| kernel_bytes_per_query(m.setting);
+        "bytes that the kernel fetched from the drive in the pass that was judged, by its own count"
     "distances_per_query" [""] Lower = |m| distances_per_query(m.setting);
         "distance computations"
     "hops_per_query" [""] Lower = |m| hops_per_query(m.setting);
@@ -144,18 +155,6 @@ pub fn latency(setting: &SettingRecord) -> Option<Latency> {
     stats::latency(setting.runs.iter().map(|run| run.latency_us.as_slice()))
 }
 
-/// 4 KiB pages read a query; `None` for an index in memory.
-pub fn pages_per_query(setting: &SettingRecord) -> Option<f64> {
-    from_drive(setting).then(|| mean_of(&setting.answers.pages))?
-}
-
-/// Bytes read a query; `None` for an index in memory.
-pub fn bytes_per_query(setting: &SettingRecord) -> Option<f64> {
-    let bytes = &setting.answers.bytes;
-    let total = bytes.iter().map(|&b| b as f64).sum::<f64>();
-    (from_drive(setting) && !bytes.is_empty()).then(|| total / bytes.len() as f64)
-}
-
 /// Distance computations a query; `None` when they were not counted.
 pub fn distances_per_query(setting: &SettingRecord) -> Option<f64> {
     mean_of(&setting.answers.distances)
@@ -164,10 +163,6 @@ pub fn distances_per_query(setting: &SettingRecord) -> Option<f64> {
 /// Nodes expanded or lists scanned a query; `None` when they were not counted.
 pub fn hops_per_query(setting: &SettingRecord) -> Option<f64> {
     mean_of(&setting.answers.hops)
-}
-
-fn from_drive(setting: &SettingRecord) -> bool {
-    setting.residency != "memory"
 }
 
 fn mean_of(counts: &[u32]) -> Option<f64> {
@@ -248,7 +243,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::record::{Answers, Mode, RunSample, Warmup};
+    use crate::record::{Answers, IoState, Mode, RunSample, Warmup};
 
     fn build() -> BuildRecord {
         BuildRecord {
@@ -269,13 +264,16 @@ mod tests {
     }
 
     fn setting() -> SettingRecord {
-        let run = |seconds| RunSample { seconds, latency_us: vec![100.0, 200.0, 300.0] };
+        let run = |seconds| RunSample { seconds, latency_us: vec![100.0, 200.0, 300.0], cached_bytes: None };
         SettingRecord {
             key: "s".into(),
             build_key: "b".into(),
             params: [("search_list".to_string(), json!(40))].into(),
             mode: Mode::Throughput { threads: 2 },
             residency: "ssd".into(),
+            io_state: Some(IoState::Cold),
+            memory_budget: Some(8 << 20),
+            serving_bytes: Some(6 << 20),
             k: 10,
             warmup: Warmup { seconds: 1.0, settled: true },
             runs: vec![run(0.003), run(0.001), run(0.002)],
@@ -288,6 +286,9 @@ mod tests {
                 hops: vec![1, 2, 3],
                 pages: vec![4, 5, 6],
                 bytes: vec![4096, 8192, 8192],
+                cache_hits: vec![1, 0, 2],
+                io_wait_us: vec![100.0, 50.0, 0.0],
+                kernel_bytes: Some(12288),
             },
             failure: None,
         }
@@ -310,6 +311,9 @@ mod tests {
         assert_eq!(row["qps"]["median"], json!(1500.0));
         assert_eq!(row["latency_us"].as_object().map(|o| o.len()), Some(4));
         assert_eq!(row["pages_per_query"], json!(5.0));
+        assert_eq!((&row["io_state"], &row["memory_budget_bytes"]), (&json!("cold"), &json!(8 << 20)));
+        assert_eq!((&row["io_wait_us_per_query"], &row["cache_hits_per_query"]), (&json!(50.0), &json!(1.0)));
+        assert_eq!(kernel_bytes_per_query(&setting), Some(4096.0));
         let names: Vec<&str> = row.as_object().expect("object").keys().map(|k| k.as_str()).collect();
         let mut expected = [
             "index",
@@ -318,6 +322,10 @@ mod tests {
             "k",
             "threads",
             "mode",
+            "residency",
+            "io_state",
+            "memory_budget_bytes",
+            "serving_bytes",
             "queries",
             "recall",
             "recall_ids",
@@ -325,6 +333,8 @@ mod tests {
             "latency_us",
             "pages_per_query",
             "bytes_per_query",
+            "cache_hits_per_query",
+            "io_wait_us_per_query",
             "distances_per_query",
             "hops_per_query",
         ];

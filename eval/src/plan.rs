@@ -2,16 +2,17 @@
 //!
 //! In: the options of a `bench` command and the shape of an index. Out: the list of [`Setting`]s. Equal keys mean
 //! equal measurements, which is how an interrupted run resumes: the key of a setting covers the data set, the index,
-//! the search parameters, the mode, k, the residency and the plan of repeats.
+//! the search parameters, the mode, k, where the index lies and the plan of repeats.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use kiln_builder::{Effort, IndexKind, IndexParams, Navigate, Residency};
+use kiln_builder::{Effort, IndexKind, IndexParams, Navigate};
 use kiln_kernels::Metric;
 use serde_json::Value;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
+use crate::io_state::Placement;
 use crate::judge::MAX_K;
 use crate::measure::Repeats;
 use crate::record::Mode;
@@ -59,8 +60,10 @@ pub struct Plan {
     pub threads: Vec<usize>,
     /// Thread counts of the batch modes; empty: none is measured.
     pub batch: Vec<usize>,
-    /// Where the indexes live while searched.
-    pub residency: Residency,
+    /// Where each index lies while it is searched; all are measured, one after another.
+    pub placements: Vec<Placement>,
+    /// Only so many of the queries, the first; `None`: all.
+    pub queries: Option<usize>,
     /// Fewer repeats and settings than the methodology asks for.
     pub quick: bool,
     /// Orders the settings and draws the sample of truth that is checked.
@@ -70,6 +73,9 @@ pub struct Plan {
 /// A plan that cannot be carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
+    /// Nowhere to measure.
+    #[error("nowhere to measure: name a residency with --residency")]
+    NoPlacement,
     /// Nothing to measure.
     #[error("no index to measure: name one with --index, or give the path of an index file")]
     NoIndex,
@@ -136,6 +142,8 @@ pub struct Setting {
     pub effort: Effort,
     /// How it is driven.
     pub mode: Mode,
+    /// Where the index lies.
+    pub placement: Placement,
 }
 
 impl Plan {
@@ -150,6 +158,10 @@ impl Plan {
         if self.indexes.is_empty() {
             return Err(PlanError::NoIndex.into());
         }
+        if self.placements.is_empty() {
+            return Err(PlanError::NoPlacement.into());
+        }
+        check(self.queries != Some(0), "queries", 0, "1 or more".to_string())?;
         let most = n.min(MAX_K as u64);
         check(self.k >= 1 && self.k as u64 <= most, "k", self.k, format!("1 to {most}"))?;
         let positive = [
@@ -208,22 +220,38 @@ impl Plan {
         }
     }
 
-    /// Every effort in every mode.
+    /// Every effort in every mode at every place.
     pub fn settings(&self, build_key: &str, kind: IndexKind, nlist: Option<usize>, n: u64) -> Vec<Setting> {
         let modes = self.modes();
         let efforts = self.efforts(kind, nlist, n);
+        let modes = &modes;
         let pairs = efforts.into_iter().flat_map(|effort| modes.iter().map(move |&mode| (effort, mode)));
-        pairs
-            .map(|(effort, mode)| Setting {
-                key: self.setting_key(build_key, effort, mode),
+        let pairs = &pairs.collect::<Vec<_>>();
+        let everywhere =
+            self.placements().into_iter().flat_map(|at| pairs.iter().map(move |&(effort, mode)| (effort, mode, at)));
+        everywhere
+            .map(|(effort, mode, placement)| Setting {
+                key: self.setting_key(build_key, effort, mode, placement),
                 build_key: build_key.to_string(),
                 effort,
                 mode,
+                placement,
             })
             .collect()
     }
 
-    fn setting_key(&self, build_key: &str, effort: Effort, mode: Mode) -> String {
+    /// The places, each once, in the order in which they were named.
+    pub fn placements(&self) -> Vec<Placement> {
+        let mut once: Vec<Placement> = Vec::with_capacity(self.placements.len());
+        for &placement in &self.placements {
+            if !once.contains(&placement) {
+                once.push(placement);
+            }
+        }
+        once
+    }
+
+    fn setting_key(&self, build_key: &str, effort: Effort, mode: Mode, placement: Placement) -> String {
         let Repeats { min_runs, min_seconds, warmup_seconds, window_seconds } = self.repeats();
         let determines = format!(
             "build={build_key};{};mode={};k={};residency={};runs={min_runs};\
@@ -231,7 +259,7 @@ impl Plan {
             named(&effort.by_name()),
             mode.name(),
             self.k,
-            self.residency.name(),
+            placement.key(),
         );
         format!("{:016x}", xxh3_64(determines.as_bytes()))
     }

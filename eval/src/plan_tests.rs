@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use kiln_builder::Residency;
+
 use super::*;
 
 fn plan() -> Plan {
@@ -17,7 +19,8 @@ fn plan() -> Plan {
         rerank: None,
         threads: vec![2, 1, 2],
         batch: vec![],
-        residency: Residency::Memory,
+        placements: vec![Placement::Memory],
+        queries: None,
         quick: false,
         seed: 1,
     }
@@ -80,13 +83,15 @@ fn keys_tell_every_difference_and_only_those() {
     assert_eq!(all, keys(&Plan { out: "elsewhere".into(), seed: 9, command: String::new(), ..base.clone() }, "a"));
     for other in [
         keys(&base, "b"),
-        keys(&Plan { residency: Residency::Ssd, ..base.clone() }, "a"),
+        keys(&Plan { placements: vec![Residency::Ssd.into()], ..base.clone() }, "a"),
         keys(&Plan { navigate: Navigate::Codes, ..base.clone() }, "a"),
         keys(&Plan { quick: true, ..base.clone() }, "a"),
         keys(&Plan { k: 9, ..base.clone() }, "a"),
     ] {
         assert!(all.is_disjoint(&other));
     }
+    let everywhere = vec![Residency::Memory.into(), Residency::Ssd.into(), Residency::Memory.into()];
+    assert_eq!(keys(&Plan { placements: everywhere, ..base.clone() }, "a").len(), 2 * 11 * 3);
     let params = IndexParams::defaults(IndexKind::Vamana, 1000, 16);
     let key = build_key("f", Metric::L2, &params, "cpu");
     assert_eq!(key, build_key("f", Metric::L2, &params, "cpu"));
@@ -113,6 +118,8 @@ fn what_cannot_be_measured_is_refused_by_name() {
     assert!(refused(Plan { batch: vec![0], ..plan() }).contains("--threads 0"));
     assert!(refused(Plan { nprobes: vec![0], ..plan() }).contains("--nprobe 0"));
     assert!(refused(Plan { indexes: vec![], ..plan() }).contains("--index"));
+    assert!(refused(Plan { placements: vec![], ..plan() }).contains("--residency"));
+    assert!(refused(Plan { queries: Some(0), ..plan() }).contains("--queries 0"));
     let bad = IndexParams::defaults(IndexKind::Vamana, 1000, 4096);
     assert!(refused(Plan { indexes: vec![IndexSpec::Build(bad)], ..plan() }).contains("--m"));
 }

@@ -7,6 +7,8 @@
 //! | `run.json` | one [`RunHeader`]: provenance, data set, options |
 //! | `builds.jsonl` | a [`BuildRecord`] a line, appended when an index is ready |
 //! | `settings.jsonl` | a [`SettingRecord`] a line, appended when a setting is fully measured |
+//! | `peers.jsonl` | a [`PeerRecord`] a line, where other libraries were measured beside (`scripts/bench`) |
+//! | `load.jsonl` | a [`LoadRecord`] a line, where a server was put under load |
 //! | `indexes/` | the built index files |
 //!
 //! Only raw measurements and the judge's per-query verdicts are stored; every derived figure is a pure
@@ -16,6 +18,9 @@ use std::collections::BTreeMap;
 
 use kiln_builder::Searcher;
 use serde::{Deserialize, Serialize};
+
+pub use crate::io_state::IoState;
+pub use crate::load::LoadRecord;
 
 /// Version of this schema; a reader refuses others and names both.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -41,6 +46,23 @@ pub struct RunHeader {
     pub k: usize,
     /// True when measured with `--quick`: fewer repeats than the methodology asks.
     pub quick: bool,
+    /// What the drive can do, measured on the first index that was served from it; `None` where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drive_ceiling: Option<DriveCeiling>,
+}
+
+/// The most that a drive gives: random reads of one 4 KiB page each, past the page cache, by a program that does nothing
+/// else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DriveCeiling {
+    /// Reads completed a second.
+    pub reads_per_second: f64,
+    /// Reads in flight.
+    pub depth: usize,
+    /// What measured it: `fio-3.33, io_uring`, or `kiln, 64 threads of pread`.
+    pub tool: String,
+    /// The file that was read.
+    pub file: String,
 }
 
 /// The machine and the binary.
@@ -215,6 +237,15 @@ pub struct SettingRecord {
     pub mode: Mode,
     /// Where the index was: `memory` or `ssd`.
     pub residency: String,
+    /// On SSD, what lay between the index and the drive; `None` in memory and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_state: Option<IoState>,
+    /// On SSD, bytes of memory that serving was allowed; `None`: whatever the layout does best with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_budget: Option<u64>,
+    /// Resident bytes that serving held beyond the process itself; `None` in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving_bytes: Option<u64>,
     /// Neighbours asked for.
     pub k: usize,
     /// The warm-up before the first kept run.
@@ -245,6 +276,10 @@ pub struct RunSample {
     /// [`LATENCY_RUNS`] runs, only that many, evenly spread from the first to the last, keep theirs; the
     /// others keep their wall time and an empty list. Empty in batch mode, where no query is timed.
     pub latency_us: Vec<f32>,
+    /// Bytes of the index file that lay in the page cache when the pass began: in state `cold` what could not be
+    /// dropped. `None` where nothing is read through it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_bytes: Option<u64>,
 }
 
 /// Per-query counts, in query order. Each list holds one entry a query.
@@ -266,6 +301,48 @@ pub struct Answers {
     pub pages: Vec<u32>,
     /// Bytes read from the drive.
     pub bytes: Vec<u64>,
+    /// Pages that were wanted and lay in the index's own cache; empty in memory and in older records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cache_hits: Vec<u32>,
+    /// Microseconds in which the query waited for the drive and had nothing to compute; empty in memory and in older
+    /// records. Unlike the counts it varies: this is the pass that was judged, in which all processors search.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub io_wait_us: Vec<f32>,
+    /// Bytes that, by the kernel's count, the process fetched from drives in the pass that was judged, all queries
+    /// together; `None` where the kernel does not tell, in memory and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_bytes: Option<u64>,
+}
+
+/// Another library's index, searched in the same session and judged by the same rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerRecord {
+    /// Name of the row: the library, and what tells its rows apart.
+    pub name: String,
+    /// The library's version.
+    pub version: String,
+    /// Where the index was: `memory` or `ssd`.
+    pub residency: String,
+    /// Threads that searched; the whole query set is handed over in one call.
+    pub threads: usize,
+    /// Resident bytes that serving needs beyond the vectors' own file, as far as the library tells.
+    pub serving_bytes: u64,
+    /// Its settings.
+    pub points: Vec<PeerPoint>,
+}
+
+/// One setting of a [`PeerRecord`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerPoint {
+    /// Search parameters by name.
+    pub params: BTreeMap<String, serde_json::Value>,
+    /// Strict recall.
+    pub recall: f64,
+    /// Queries a second of each round.
+    pub qps: Vec<f64>,
+    /// 4 KiB pages that the kernel fetched from the drive for a query; `None` where it does not tell.
+    #[serde(default)]
+    pub pages: Option<f64>,
 }
 
 /// Everything a run folder holds.
@@ -277,4 +354,8 @@ pub struct RunData {
     pub builds: Vec<BuildRecord>,
     /// Every setting that was measured or failed.
     pub settings: Vec<SettingRecord>,
+    /// Other libraries that were measured beside.
+    pub peers: Vec<PeerRecord>,
+    /// Loads on a server of an index.
+    pub loads: Vec<LoadRecord>,
 }

@@ -1,29 +1,25 @@
 //! A benchmark from beginning to end: build what is missing, measure what is missing, keep everything.
 //!
 //! In: a [`Plan`], a data set, a backend. Out: the run folder, as [`RunData`]. Indexes are measured one after
-//! another, so that only one is in memory; the settings of one index are interleaved.
+//! another, and each in one place after another, so that only one is in memory and none disturbs what the page cache
+//! holds of another; the settings of one index in one place are interleaved.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::Read;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use kiln_builder::{
-    BuildReport, BuildRequest, BuilderError, Effort, Index, IndexParams, Residency, SearchParams, Searcher,
-};
+use kiln_builder::{BuildReport, BuildRequest, Index, IndexParams, Residency, SearchParams, Searcher};
 use kiln_datasets::Dataset;
-use kiln_kernels::{Backend, Progress, RowsView};
+use kiln_kernels::{Backend, Progress};
 
-use crate::answers::{QuerySet, answer_all, answer_in_batch, judged};
+use crate::conditions::Conditions;
 use crate::error::EvalError;
-use crate::interleave::{Measurement, Task, measure_interleaved};
+use crate::index_bench::{IndexBench, failed};
+use crate::io_state::Placement;
 use crate::judge::Judge;
-use crate::measure::Driver;
 use crate::plan::{self, IndexSpec, Plan, PlanError, Setting};
 use crate::provenance;
-use crate::record::{Answers, BuildRecord, Machine, RunData, RunHeader, SCHEMA_VERSION, SettingRecord, Warmup};
+use crate::record::{BuildRecord, Machine, RunData, RunHeader, SCHEMA_VERSION};
 use crate::store::{RunFolder, StoreError};
 use crate::subject::Subject;
 
@@ -52,7 +48,9 @@ pub fn run_bench<B: Backend>(
             let dataset = subject.record(plan, backend, progress)?;
             let (created, command) = (provenance::utc_now(), plan.command.clone());
             let (k, quick) = (plan.k, plan.quick);
-            folder.begin(RunHeader { schema: SCHEMA_VERSION, created, command, machine, dataset, k, quick })?;
+            let drive_ceiling = None;
+            let schema = SCHEMA_VERSION;
+            folder.begin(RunHeader { schema, created, command, machine, dataset, k, quick, drive_ceiling })?;
         }
     }
     let mut judge = None;
@@ -63,15 +61,108 @@ pub fn run_bench<B: Backend>(
             tracing::info!("{}: every setting is measured already", index.path.display());
             continue;
         }
-        let searcher = index.ready(plan, &subject, backend, progress, &mut folder)?;
+        let mut built = index.built(&subject, backend, progress, &folder)?;
         let judge = match &mut judge {
             Some(judge) => judge,
             missing => missing.insert(subject.judge(plan, backend, progress)?),
         };
-        let bench = IndexBench { plan, searcher: &searcher, queries: subject.queries.view(), judge };
-        bench.measure(pending, &mut folder, progress)?;
+        let mut stage = Stage { plan, subject: &subject, judge, folder: &mut folder, progress };
+        for placement in plan.placements() {
+            let here: Vec<Setting> = pending.iter().filter(|setting| setting.placement == placement).cloned().collect();
+            if !here.is_empty() || stage.folder.build(&index.key).is_none() {
+                stage.measure(&index, built.as_mut(), placement, here)?;
+            }
+        }
     }
     Ok(folder.into_data()?)
+}
+
+/// What all measurements of a run share.
+struct Stage<'a, 'd, 'j> {
+    plan: &'a Plan,
+    subject: &'a Subject<'d>,
+    judge: &'a Judge<'j>,
+    folder: &'a mut RunFolder,
+    progress: &'a dyn Progress,
+}
+
+impl Stage<'_, '_, '_> {
+    /// Measures settings of one index in one place. Conditions that cannot be had here, and memory that the index does
+    /// not fit in, cost these settings and not the run.
+    fn measure(
+        &mut self,
+        index: &Candidate,
+        built: Option<&mut Built>,
+        placement: Placement,
+        pending: Vec<Setting>,
+    ) -> Result<(), EvalError> {
+        if placement != Placement::Memory {
+            self.measure_drive(&index.path)?;
+        }
+        let conditions = match Conditions::establish(&placement, &index.path) {
+            Ok(conditions) => conditions,
+            Err(problem) => return self.give_up(&placement, &pending, &problem),
+        };
+        let searcher = match Index::open_with(&index.path, &placement.open_params()) {
+            Ok(searcher) => searcher,
+            Err(error) if placement.memory().is_some() => {
+                return self.give_up(&placement, &pending, &error.to_string());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let queries = self.subject.queries.view();
+        if built.as_ref().is_some_and(|built| built.fresh) || self.folder.build(&index.key).is_none() {
+            // Parts that only some searches need are read by the first of them: the memory is counted after one. Should
+            // it fail, the settings that fail with it say so.
+            if let Some(&effort) = self.plan.efforts(searcher.kind(), searcher.nlist(), searcher.len()).first() {
+                let _ = searcher.search(&queries.slice(0..1), &SearchParams { k: self.plan.k, effort });
+            }
+            self.folder.add_build(index.record(&searcher, built.as_ref().map(|built| &built.report))?)?;
+            if let Some(built) = built {
+                built.fresh = false;
+            }
+        }
+        let index_bytes = std::fs::metadata(&index.path).map_err(unreadable(&index.path))?.len();
+        let bench = IndexBench {
+            plan: self.plan,
+            searcher: &searcher,
+            placement,
+            conditions: &conditions,
+            index_bytes,
+            queries,
+            judge: self.judge,
+        };
+        bench.measure(pending, self.folder, self.progress)
+    }
+
+    fn give_up(&mut self, placement: &Placement, pending: &[Setting], problem: &str) -> Result<(), EvalError> {
+        tracing::error!("{}: not measured: {problem}", placement.words());
+        for setting in pending {
+            self.folder.add_setting(failed(setting, self.plan.k, problem))?;
+        }
+        Ok(())
+    }
+
+    /// Measures once a run what the drive below an index can do.
+    fn measure_drive(&mut self, index: &Path) -> Result<(), StoreError> {
+        if self.folder.header().is_some_and(|header| header.drive_ceiling.is_some()) {
+            return Ok(());
+        }
+        self.progress.stage("measure the drive", 1);
+        let ceiling = provenance::drive_ceiling(index);
+        self.progress.advance(1);
+        match ceiling {
+            Ok(ceiling) => {
+                let rate = ceiling.reads_per_second;
+                tracing::info!("the drive gives {rate:.0} random reads of 4 KiB a second ({})", ceiling.tool);
+                self.folder.set_drive_ceiling(ceiling)
+            }
+            Err(why) => {
+                tracing::warn!("{}: what the drive can do is not measured: {why}", index.display());
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Refuses to mix measurements of different things in one folder.
@@ -89,6 +180,7 @@ fn refuse_other_run(
         ("data set's fingerprint", theirs.fingerprint.clone(), ours.fingerprint.clone()),
         ("metric", theirs.metric.clone(), subject.metric.name().to_string()),
         ("k", header.k.to_string(), plan.k.to_string()),
+        ("number of queries", theirs.queries.to_string(), subject.queries.len().to_string()),
         ("plan of repeats", repeats(header.quick), repeats(plan.quick)),
         ("CPU", header.machine.cpu.clone(), machine.cpu.clone()),
         ("program", program(&header.machine), program(machine)),
@@ -104,6 +196,13 @@ fn program(machine: &Machine) -> String {
     let commit = machine.commit.as_deref().unwrap_or("unknown commit");
     let dirty = if machine.dirty == Some(true) { ", changed" } else { "" };
     format!("kiln {} ({commit}{dirty})", machine.kiln_version)
+}
+
+/// An index file that is there, and what building it cost.
+struct Built {
+    report: BuildReport,
+    /// Built just now, and not in the records yet.
+    fresh: bool,
 }
 
 /// An index of the plan before it is open.
@@ -151,49 +250,36 @@ impl Candidate {
         settings
     }
 
-    /// Builds the index unless it is there, opens it, and records it.
-    fn ready<B: Backend>(
+    /// Builds the index unless it is there. Returns what building it cost, where that is known.
+    fn built<B: Backend>(
         &self,
-        plan: &Plan,
         subject: &Subject<'_>,
         backend: &B,
         progress: &dyn Progress,
-        folder: &mut RunFolder,
-    ) -> Result<Searcher, EvalError> {
-        let recorded = folder.build(&self.key).is_some();
+        folder: &RunFolder,
+    ) -> Result<Option<Built>, EvalError> {
         let report = read_report(&self.path);
         // An index file has its name only when it is whole. One of which neither a report nor a record tells what it
         // cost is built again: a crash came between.
-        let missing = !self.path.is_file() || (report.is_none() && !recorded);
-        let (report, fresh) = if self.build && missing {
-            let dataset = subject.dataset;
-            let request = BuildRequest {
-                source: dataset.base.as_ref(),
-                dataset_name: dataset.name.clone(),
-                dataset_fingerprint: dataset.fingerprint.clone(),
-                metric: subject.metric,
-                params: self.params.clone(),
-                keep_dtype: false,
-                out: &self.path,
-            };
-            (Some(kiln_builder::build(backend, &request, progress)?), true)
-        } else {
-            (report, false)
-        };
-        let searcher = Index::open(&self.path, plan.residency)?;
-        if fresh || !recorded {
-            // Parts that only some searches need are read by the first of them: the memory is counted after one. Should
-            // it fail, the settings that fail with it say so.
-            if let Some(&effort) = plan.efforts(searcher.kind(), searcher.nlist(), searcher.len()).first() {
-                let _ = searcher.search(&subject.queries.view().slice(0..1), &SearchParams { k: plan.k, effort });
-            }
-            folder.add_build(self.record(&searcher, report)?)?;
+        let missing = !self.path.is_file() || (report.is_none() && folder.build(&self.key).is_none());
+        if !(self.build && missing) {
+            return Ok(report.map(|report| Built { report, fresh: false }));
         }
-        Ok(searcher)
+        let dataset = subject.dataset;
+        let request = BuildRequest {
+            source: dataset.base.as_ref(),
+            dataset_name: dataset.name.clone(),
+            dataset_fingerprint: dataset.fingerprint.clone(),
+            metric: subject.metric,
+            params: self.params.clone(),
+            keep_dtype: false,
+            out: &self.path,
+        };
+        Ok(Some(Built { report: kiln_builder::build(backend, &request, progress)?, fresh: true }))
     }
 
     /// The record of an open index; without a report, what building it cost is unknown.
-    fn record(&self, searcher: &Searcher, report: Option<BuildReport>) -> Result<BuildRecord, EvalError> {
+    fn record(&self, searcher: &Searcher, report: Option<&BuildReport>) -> Result<BuildRecord, EvalError> {
         let length = std::fs::metadata(&self.path).map_err(unreadable(&self.path))?.len();
         if report.is_none() {
             tracing::warn!("{}: no build report lies beside it: its build times are unknown", self.path.display());
@@ -201,9 +287,9 @@ impl Candidate {
         let unknown = BuildRecord::of_unknown_build(&self.key, searcher, length);
         Ok(match report {
             Some(report) => BuildRecord {
-                device: report.device,
+                device: report.device.clone(),
                 threads: report.threads,
-                stage_seconds: report.stage_seconds,
+                stage_seconds: report.stage_seconds.clone(),
                 total_seconds: report.total_seconds,
                 cpu_seconds: report.cpu_seconds,
                 peak_rss_bytes: report.peak_rss_bytes,
@@ -245,115 +331,4 @@ fn refuse_foreign(searcher: &Searcher, subject: &Subject<'_>) -> Result<(), Plan
         found: format!("{} ({}, {})", meta.dataset, meta.metric, meta.dataset_fingerprint),
         asked: format!("{} ({}, {})", dataset.name, subject.metric, dataset.fingerprint),
     })
-}
-
-/// An open index with the queries to measure it by.
-struct IndexBench<'a> {
-    plan: &'a Plan,
-    searcher: &'a Searcher,
-    queries: RowsView<'a>,
-    judge: &'a Judge<'a>,
-}
-
-impl IndexBench<'_> {
-    /// Judges and measures settings, and keeps each in the folder as soon as it is complete.
-    fn measure(&self, pending: Vec<Setting>, folder: &mut RunFolder, progress: &dyn Progress) -> Result<(), EvalError> {
-        // Answers depend on the effort and not on the mode: each is judged once.
-        let mut judged: HashMap<Effort, Result<Answers, String>> = HashMap::new();
-        progress.stage("judge answers", pending.len() as u64);
-        for setting in &pending {
-            if let Entry::Vacant(slot) = judged.entry(setting.effort) {
-                slot.insert(self.answers(setting.effort)?);
-            }
-            progress.advance(1);
-        }
-
-        progress.stage("measure", pending.len() as u64);
-        let mut sound = Vec::with_capacity(pending.len());
-        for setting in pending {
-            match &judged[&setting.effort] {
-                Ok(answers) => sound.push((setting, answers)),
-                Err(problem) => {
-                    folder.add_setting(self.record(&setting, Err(problem.clone())))?;
-                    progress.advance(1);
-                }
-            }
-        }
-        let set = QuerySet::new(self.queries.clone());
-        let tasks: Vec<Task<'_, _>> = (sound.iter())
-            .map(|(setting, _)| Task {
-                threads: setting.mode.threads(),
-                work: set.work(self.searcher, self.params(setting.effort), setting.mode),
-            })
-            .collect();
-        let (driver, repeats) = (Driver::new(set.len()), self.plan.repeats());
-        measure_interleaved(&driver, &repeats, &tasks, self.plan.seed, |task, measured| {
-            let (setting, answers) = &sound[task];
-            let outcome = match measured {
-                Ok(measured) => Ok((measured, (*answers).clone())),
-                Err(failed) => Err(failed.to_string()),
-            };
-            folder.add_setting(self.record(setting, outcome))?;
-            progress.advance(1);
-            Ok::<_, StoreError>(())
-        })?;
-        progress.finish();
-        Ok(())
-    }
-
-    fn params(&self, effort: Effort) -> SearchParams {
-        SearchParams { k: self.plan.k, effort }
-    }
-
-    /// The judged answers of one effort, or why the search gave none.
-    fn answers(&self, effort: Effort) -> Result<Result<Answers, String>, EvalError> {
-        let params = self.params(effort);
-        // A search that panics costs its settings and not the run; nothing that it touched is used to judge.
-        let answered = catch_unwind(AssertUnwindSafe(|| {
-            let answers = answer_all(self.searcher, &self.queries, &params)?;
-            let differs = match self.plan.batch.is_empty() {
-                true => None,
-                false => {
-                    let threads = rayon::current_num_threads();
-                    let batch = answer_in_batch(self.searcher, &self.queries, &params, threads)?;
-                    answers.first_difference(&batch)
-                }
-            };
-            Ok::<_, BuilderError>((answers, differs))
-        }));
-        Ok(match answered {
-            Ok(Ok((_, Some(query)))) => {
-                return Err(EvalError::BatchDiffers {
-                    index: self.searcher.path().to_path_buf(),
-                    query,
-                    params: plan::named(&effort.by_name()),
-                });
-            }
-            Ok(Ok((answers, None))) => Ok(judged(&answers.stats, self.judge.judge(answers.ids.view())?)),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the search panicked; its message is in the log".to_string()),
-        })
-    }
-
-    fn record(&self, setting: &Setting, outcome: Result<(Measurement, Answers), String>) -> SettingRecord {
-        let (warmup, runs, answers, failure) = match outcome {
-            Ok((measured, answers)) => (measured.warmup, measured.runs, answers, None),
-            Err(problem) => {
-                tracing::error!("{} {:?}: {problem}", self.searcher.path().display(), setting.effort);
-                (Warmup::default(), Vec::new(), Answers::default(), Some(problem))
-            }
-        };
-        SettingRecord {
-            key: setting.key.clone(),
-            build_key: setting.build_key.clone(),
-            params: setting.effort.by_name(),
-            mode: setting.mode,
-            residency: self.plan.residency.name().to_string(),
-            k: self.plan.k,
-            warmup,
-            runs,
-            answers,
-            failure,
-        }
-    }
 }

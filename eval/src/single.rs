@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use kiln_builder::{DeviceGraph, Effort, SearchParams, Searcher};
+use kiln_builder::{DeviceGraph, DriveReads, Effort, Residency, SearchParams, Searcher};
 use kiln_datasets::RowSource;
 use kiln_kernels::{Devices, RowsView};
 use ndarray::ArrayView2;
@@ -15,7 +15,7 @@ use crate::error::EvalError;
 use crate::interleave::{Task, measure_interleaved};
 use crate::judge::{Judgement, judge};
 use crate::measure::{Driver, Repeats, Work};
-use crate::record::{BuildRecord, Mode, SettingRecord};
+use crate::record::{BuildRecord, IoState, Mode, SettingRecord};
 
 /// Seconds that measured passes may take in all before they are made fewer.
 const PATIENCE_SECONDS: f64 = 10.0;
@@ -35,6 +35,15 @@ pub struct SingleSearch<'a> {
     pub truth: Option<(ArrayView2<'a, i64>, &'a dyn RowSource)>,
     /// The index on a device, which then answers all queries in one call.
     pub device: Option<&'a DeviceGraph<'a, Devices>>,
+}
+
+/// What reads of the drive pass through. Nothing is done to the page cache here: what it holds, it holds.
+fn io_state(searcher: &Searcher) -> Option<IoState> {
+    let opened = searcher.opened();
+    (opened.residency == Residency::Ssd).then_some(match opened.reads {
+        DriveReads::Direct => IoState::Direct,
+        DriveReads::Cached => IoState::Warm,
+    })
 }
 
 /// What came out.
@@ -96,10 +105,13 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         params: params.effort.by_name(),
         mode: *mode,
         residency: searcher.residency().name().to_string(),
+        io_state: io_state(searcher),
+        memory_budget: searcher.opened().memory,
+        serving_bytes: Some(searcher.serving_bytes()),
         k: params.k,
         warmup: Default::default(),
         runs: Vec::new(),
-        answers: judged(&answers.stats, judgement),
+        answers: judged(&answers.stats, judgement, searcher.residency()),
         failure: None,
     };
     measure_interleaved(&Driver::new(set.len()), &repeats, &[task], 1, |_, measured| {

@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::record::{BuildRecord, RunData, RunHeader, SCHEMA_VERSION, SettingRecord};
+use crate::load::LOAD_FILE;
+use crate::record::{BuildRecord, DriveCeiling, RunData, RunHeader, SCHEMA_VERSION, SettingRecord};
 use crate::sys;
 
 const HEADER: &str = "run.json";
 const BUILDS: &str = "builds.jsonl";
 const SETTINGS: &str = "settings.jsonl";
+const PEERS: &str = "peers.jsonl";
 const INDEXES: &str = "indexes";
 
 /// A run folder that cannot be used.
@@ -160,7 +162,7 @@ impl RunFolder {
         self.header.as_ref()
     }
 
-    /// Begins a run in a new folder: writes its header, whole or not at all.
+    /// Begins a run in a new folder, or changes its header: written whole or not at all.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -176,6 +178,15 @@ impl RunFolder {
         write().map_err(StoreError::write(&path, "write the run's header"))?;
         self.header = Some(header);
         Ok(())
+    }
+
+    /// Adds to the header of a run that has begun what its drive can do.
+    ///
+    /// # Errors
+    /// When it cannot be written; or when the run has not begun.
+    pub fn set_drive_ceiling(&mut self, ceiling: DriveCeiling) -> Result<(), StoreError> {
+        let Some(header) = self.header.clone() else { return Err(StoreError::NoRun { dir: self.dir.clone() }) };
+        self.begin(RunHeader { drive_ceiling: Some(ceiling), ..header })
     }
 
     /// Where an index of this run is built.
@@ -219,7 +230,9 @@ impl RunFolder {
     /// When the run has not begun.
     pub fn into_data(self) -> Result<RunData, StoreError> {
         let Some(header) = self.header else { return Err(StoreError::NoRun { dir: self.dir }) };
-        Ok(run_data(header, self.builds, self.settings))
+        let (peers, _) = read_lines(&self.dir.join(PEERS))?;
+        let (loads, _) = read_lines(&self.dir.join(LOAD_FILE))?;
+        Ok(RunData { peers, loads, ..run_data(header, self.builds, self.settings) })
     }
 }
 
@@ -231,7 +244,9 @@ pub fn load(dir: &Path) -> Result<RunData, StoreError> {
     let Some(header) = read_header(dir)? else { return Err(StoreError::NoRun { dir: dir.to_path_buf() }) };
     let (builds, _) = read_lines(&dir.join(BUILDS))?;
     let (settings, _) = read_lines(&dir.join(SETTINGS))?;
-    Ok(run_data(header, builds, settings))
+    let (peers, _) = read_lines(&dir.join(PEERS))?;
+    let (loads, _) = read_lines(&dir.join(LOAD_FILE))?;
+    Ok(RunData { peers, loads, ..run_data(header, builds, settings) })
 }
 
 /// Of records with one key the last stays, in the place of the first: an index may be built again, and a setting
@@ -251,7 +266,13 @@ fn run_data(header: RunHeader, builds: Vec<BuildRecord>, settings: Vec<SettingRe
         }
         kept
     }
-    RunData { header, builds: latest(builds, |build| &build.key), settings: latest(settings, |setting| &setting.key) }
+    RunData {
+        header,
+        builds: latest(builds, |build| &build.key),
+        settings: latest(settings, |setting| &setting.key),
+        peers: Vec::new(),
+        loads: Vec::new(),
+    }
 }
 
 /// The header of the run in `dir`, if there is one.

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::record::{Answers, DatasetRecord, Machine, Mode, RunSample, Warmup};
+use crate::record::{Answers, DatasetRecord, Machine, Mode, PeerPoint, PeerRecord, RunSample, Warmup};
 
 fn header() -> RunHeader {
     RunHeader {
@@ -46,6 +46,7 @@ fn header() -> RunHeader {
         },
         k: 5,
         quick: true,
+        drive_ceiling: None,
     }
 }
 
@@ -55,10 +56,13 @@ fn setting(key: &str, failure: Option<&str>) -> SettingRecord {
         build_key: "b".into(),
         params: Default::default(),
         mode: Mode::Throughput { threads: 2 },
-        residency: "memory".into(),
+        residency: "ssd".into(),
+        io_state: Some(crate::IoState::Capped { bytes: 1 << 28 }),
+        memory_budget: Some(8 << 20),
+        serving_bytes: Some(7 << 20),
         k: 5,
         warmup: Warmup { seconds: 0.1, settled: true },
-        runs: vec![RunSample { seconds: 0.5, latency_us: vec![12.34] }],
+        runs: vec![RunSample { seconds: 0.5, latency_us: vec![12.34], cached_bytes: Some(4096) }],
         answers: Answers::default(),
         failure: failure.map(str::to_string),
     }
@@ -183,4 +187,39 @@ fn a_full_disk_is_an_error_that_keeps_what_was_measured() {
     let mut lines = Lines::<SettingRecord> { path: "/dev/full".into(), file, record: PhantomData };
     let message = lines.append(&setting("a", None)).expect_err("full").to_string();
     assert!(message.contains("/dev/full: cannot append a record") && message.contains("is kept"), "{message}");
+}
+
+#[test]
+fn peers_and_loads_are_read_from_where_others_write_them() {
+    let dir = written();
+    let peer = PeerRecord {
+        name: "diskannpy-ssd".into(),
+        version: "0.7.0".into(),
+        residency: "ssd".into(),
+        threads: 2,
+        serving_bytes: 24 << 20,
+        points: vec![PeerPoint { params: Default::default(), recall: 0.95, qps: vec![800.0, 790.5], pages: None }],
+    };
+    std::fs::write(dir.path().join(PEERS), serde_json::to_string(&peer).expect("JSON") + "\n").expect("written");
+    assert_eq!(load(dir.path()).expect("read").peers, std::slice::from_ref(&peer));
+    assert_eq!(RunFolder::open(dir.path()).and_then(RunFolder::into_data).expect("read").peers, [peer]);
+    std::fs::write(dir.path().join(LOAD_FILE), "{}\n{}\n").expect("written");
+    let message = load(dir.path()).expect_err("no loads").to_string();
+    assert!(message.contains("load.jsonl, line 1"), "{message}");
+}
+
+#[test]
+fn the_drives_ceiling_joins_the_header() {
+    let dir = written();
+    let ceiling =
+        DriveCeiling { reads_per_second: 81_234.5, depth: 64, tool: "fio-3.33".into(), file: "x.kiln".into() };
+    RunFolder::open(dir.path()).and_then(|mut folder| folder.set_drive_ceiling(ceiling.clone())).expect("written");
+    let data = load(dir.path()).expect("read");
+    assert_eq!((data.header.drive_ceiling, data.settings.len()), (Some(ceiling), 2));
+    // A folder from before there was one.
+    let text = std::fs::read_to_string(dir.path().join(HEADER)).expect("there");
+    let mut header: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    header.as_object_mut().expect("an object").remove("drive_ceiling");
+    std::fs::write(dir.path().join(HEADER), header.to_string()).expect("written");
+    assert_eq!(load(dir.path()).expect("read").header.drive_ceiling, None);
 }

@@ -8,6 +8,7 @@ use std::cell::OnceCell;
 
 use kiln_datasets::{Dataset, MemorySource, Truth, exact_truth, read_all, verify_truth};
 use kiln_kernels::{Backend, Metric, Progress, Rows};
+use ndarray::s;
 
 use crate::error::EvalError;
 use crate::judge::{Judge, JudgeError};
@@ -46,10 +47,18 @@ impl<'a> Subject<'a> {
         let metric = plan.metric.or(dataset.metric).ok_or_else(|| PlanError::NoMetric { path: path() })?;
         let source = dataset.queries.as_deref().filter(|queries| !queries.is_empty());
         let queries = read_all(source.ok_or_else(|| PlanError::NoQueries { path: path() })?, |_| ())?;
+        let wanted = plan.queries.unwrap_or(usize::MAX);
+        let few = wanted < queries.len();
+        let queries = if few { queries.view().slice(0..wanted).to_rows() } else { queries };
+        let first = |truth: &Truth| Truth {
+            ids: truth.ids.slice(s![..wanted, ..]).to_owned(),
+            distances: truth.distances.as_ref().map(|all| all.slice(s![..wanted, ..]).to_owned()),
+        };
         let truth = match &dataset.truth {
             Some(truth) if plan.k > truth.depth() => {
                 return Err(JudgeError::BeyondTruth { k: plan.k, depth: truth.depth() }.into());
             }
+            Some(truth) if few => OnceCell::from(Cow::Owned(first(truth))),
             Some(truth) => OnceCell::from(Cow::Borrowed(truth)),
             None => {
                 let products = dataset.base.len() as f64 * queries.len() as f64 * dataset.base.dim() as f64;

@@ -1,5 +1,5 @@
-//! What the measurements ask of the operating system: which CPUs there are, to stay on one of them, and to
-//! own a folder. All `unsafe` of this crate is here.
+//! What the measurements ask of the operating system: which CPUs there are, to stay on one of them, to be woken on
+//! time, to own a folder, and what the page cache holds of a file. All `unsafe` of this crate is here.
 //!
 //! Elsewhere than on Linux no CPU is reported, and so nothing is pinned.
 
@@ -51,6 +51,19 @@ pub(crate) fn pin_thread(_cpu: usize) -> io::Result<()> {
     Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
+/// Lets the calling thread be woken when it asked to be, and not up to 50 us later so that wake-ups can be joined.
+#[cfg(target_os = "linux")]
+pub(crate) fn wake_on_time() {
+    // SAFETY: this option takes a number of nanoseconds and no pointers, and concerns the calling thread alone. Where it is
+    // refused the thread is woken as before.
+    unsafe {
+        libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn wake_on_time() {}
+
 /// Takes the file for this process until it is closed; false when another process holds it.
 ///
 /// # Errors
@@ -63,6 +76,65 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     }
     let error = io::Error::last_os_error();
     if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
+}
+
+/// Bytes of the first `length` of `file` that lie in the page cache, whole pages except the last.
+///
+/// # Errors
+/// When the system does not tell.
+#[cfg(target_os = "linux")]
+pub(crate) fn resident_bytes(file: &File, length: u64) -> io::Result<u64> {
+    use std::os::fd::AsRawFd;
+    let bytes = usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    if bytes == 0 {
+        return Ok(0);
+    }
+    // SAFETY: sysconf takes no pointers.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1);
+    let mut pages = vec![0u8; bytes.div_ceil(page)];
+    // SAFETY: a new mapping at an address of the kernel's choice; it is never read or written, so that a file cut short
+    // meanwhile cannot fault, and it is unmapped below with the same length.
+    let map =
+        unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    if map == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `map` is the start of a mapping of `bytes` bytes, and `pages` has a byte for each of its pages.
+    let told = match unsafe { libc::mincore(map, bytes, pages.as_mut_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    // SAFETY: the mapping was made above and nothing refers to it.
+    unsafe { libc::munmap(map, bytes) };
+    told?;
+    let resident = |number: usize| pages[number] & 1 == 1;
+    let last = pages.len() - 1;
+    let whole = (0..last).filter(|&number| resident(number)).count() * page;
+    Ok((whole + if resident(last) { bytes - last * page } else { 0 }) as u64)
+}
+
+/// Asks the kernel to forget what it caches of `file`.
+///
+/// # Errors
+/// When it refuses.
+#[cfg(target_os = "linux")]
+pub(crate) fn drop_from_cache(file: &File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: posix_fadvise takes no pointers, and the descriptor is open for as long as `file` is borrowed.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn resident_bytes(_file: &File, _length: u64) -> io::Result<u64> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn drop_from_cache(_file: &File) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `run_bench` from beginning to end on the embedded demo: measured, judged, kept, and resumed after a crash.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,19 +13,7 @@ use kiln_eval::{EvalError, IndexSpec, Plan, load, run_bench};
 use kiln_kernels::{CpuBackend, Metric, NoProgress, Rows};
 use ndarray::Array2;
 
-fn demo() -> Dataset {
-    Dataset::embedded_demo().expect("the demo unpacks")
-}
-
-/// Small enough to build in seconds without optimisation.
-fn small(kind: IndexKind) -> IndexParams {
-    match IndexParams::defaults(kind, 10_000, 128) {
-        IndexParams::Vamana(params) => {
-            IndexParams::Vamana(kiln_builder::VamanaParams { max_degree: 24, build_list: 32, m: 16, ..params })
-        }
-        IndexParams::IvfPq(params) => IndexParams::IvfPq(kiln_builder::IvfPqParams { nlist: 32, m: 16, ..params }),
-    }
-}
+use common::{demo, small};
 
 fn plan(out: &Path, indexes: Vec<IndexSpec>) -> Plan {
     Plan {
@@ -38,7 +28,8 @@ fn plan(out: &Path, indexes: Vec<IndexSpec>) -> Plan {
         rerank: None,
         threads: vec![2],
         batch: vec![],
-        residency: Residency::Memory,
+        placements: vec![Residency::Memory.into()],
+        queries: None,
         quick: true,
         seed: 1,
     }
@@ -163,6 +154,8 @@ fn a_folder_of_another_run_is_refused_with_a_remedy() {
     let refused = |plan: Plan, dataset: &Dataset| bench(&plan, dataset).expect_err("another run").to_string();
     let message = refused(Plan { k: 5, ..plan.clone() }, &dataset);
     assert!(message.contains("k is 10") && message.contains("is 5; choose another --out"), "{message}");
+    let message = refused(Plan { queries: Some(7), ..plan.clone() }, &dataset);
+    assert!(message.contains("number of queries is 500") && message.contains("is 7;"), "{message}");
     let message = refused(Plan { quick: false, ..plan.clone() }, &dataset);
     assert!(message.contains("quick") && message.contains("choose another --out"), "{message}");
     let message = refused(Plan { metric: Some(Metric::Cosine), ..plan.clone() }, &dataset);
@@ -200,7 +193,7 @@ fn a_file_is_measured_from_the_drive_and_truth_is_computed_where_there_is_none()
     };
     kiln_builder::build(&CpuBackend::new(), &request, &NoProgress).expect("built");
     let out = folder.path().join("run");
-    let plan = Plan { residency: Residency::Ssd, ..plan(&out, vec![IndexSpec::Open(index.clone())]) };
+    let plan = Plan { placements: vec![Residency::Ssd.into()], ..plan(&out, vec![IndexSpec::Open(index.clone())]) };
     let data = bench(&plan, &dataset).expect("measured");
     assert_eq!((data.builds.len(), data.settings.len()), (1, 4));
     assert_eq!(data.builds[0].path, index.display().to_string());
@@ -222,7 +215,12 @@ fn a_damaged_index_costs_its_settings_and_not_the_run() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = demo();
     let indexes = vec![IndexSpec::Build(small(IndexKind::IvfPq))];
-    let plan = Plan { residency: Residency::Ssd, nprobes: vec![1], threads: vec![], ..plan(folder.path(), indexes) };
+    let plan = Plan {
+        placements: vec![Residency::Ssd.into()],
+        nprobes: vec![1],
+        threads: vec![],
+        ..plan(folder.path(), indexes)
+    };
     let data = bench(&plan, &dataset).expect("measured");
     let path = &data.builds[0].path;
     // The middle of the file is vectors or lists, which are checked page by page when they are read.

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use serde::{Serialize, Serializer};
 
 use super::{
-    bytes_per_query, distances_per_query, hops_per_query, latency, pages_per_query, qps, queries, recall, recall_ids,
+    bytes_per_query, cache_hits_per_query, distances_per_query, hops_per_query, io_wait_per_query, latency,
+    pages_per_query, qps, queries, recall, recall_ids,
 };
-use crate::record::{BuildRecord, DatasetRecord, SettingRecord};
+use crate::record::{BuildRecord, DatasetRecord, IoState, SettingRecord};
 use crate::stats::{Interval, Latency};
 
 /// A measured setting in figures: a row of `--json` output and of a report's data.
@@ -27,6 +28,14 @@ pub struct SearchRow<'a> {
     pub threads: usize,
     /// `latency-1`, `throughput-2`, `batch-1`, ...
     pub mode: String,
+    /// `memory` or `ssd`.
+    pub residency: &'a str,
+    /// `direct`, `cold`, `warm`, `capped:BYTES`; null for an index in memory.
+    pub io_state: Option<String>,
+    /// Bytes of memory that serving was allowed; null where nothing was said.
+    pub memory_budget_bytes: Option<u64>,
+    /// Resident bytes that serving held.
+    pub serving_bytes: Option<u64>,
     /// Queries of a run.
     pub queries: usize,
     /// Strict recall; null when truth is unknown.
@@ -41,6 +50,10 @@ pub struct SearchRow<'a> {
     pub pages_per_query: Option<f64>,
     /// Null for an index in memory.
     pub bytes_per_query: Option<f64>,
+    /// Pages found in the index's own cache; null for an index in memory.
+    pub cache_hits_per_query: Option<f64>,
+    /// Waiting for the drive, in the pass that was judged; null for an index in memory.
+    pub io_wait_us_per_query: Option<f64>,
     /// Null when not counted.
     pub distances_per_query: Option<f64>,
     /// Null when not counted.
@@ -59,6 +72,10 @@ pub fn search_row<'a>(setting: &'a SettingRecord, build: &'a BuildRecord) -> Opt
         k: setting.k,
         threads: setting.mode.threads(),
         mode: setting.mode.name(),
+        residency: &setting.residency,
+        io_state: setting.io_state.map(IoState::name),
+        memory_budget_bytes: setting.memory_budget,
+        serving_bytes: setting.serving_bytes,
         queries: queries(setting),
         recall: recall(setting),
         recall_ids: recall_ids(setting),
@@ -66,6 +83,8 @@ pub fn search_row<'a>(setting: &'a SettingRecord, build: &'a BuildRecord) -> Opt
         latency_us: latency(setting),
         pages_per_query: pages_per_query(setting),
         bytes_per_query: bytes_per_query(setting),
+        cache_hits_per_query: cache_hits_per_query(setting),
+        io_wait_us_per_query: io_wait_per_query(setting),
         distances_per_query: distances_per_query(setting),
         hops_per_query: hops_per_query(setting),
     })

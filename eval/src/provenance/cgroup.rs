@@ -38,9 +38,9 @@ pub(super) fn limits(root: &Path) -> Limits {
     }
 }
 
-/// The folders of this process's group and of its ancestors, in the hierarchy of a version 1 controller, or in the
-/// unified one of version 2.
-fn group_folders(root: &Path, controller: Option<&str>) -> Vec<PathBuf> {
+/// The folders of this process's group and of its ancestors, from the inside out, in the hierarchy of a version 1
+/// controller, or in the unified one of version 2.
+pub(crate) fn group_folders(root: &Path, controller: Option<&str>) -> Vec<PathBuf> {
     let folders = || {
         let groups = read(root, "proc/self/cgroup")?;
         let group = groups.lines().find_map(|line| {
@@ -59,7 +59,8 @@ fn group_folders(root: &Path, controller: Option<&str>) -> Vec<PathBuf> {
         let group = Path::new(group);
         let shown = group.strip_prefix(&mount.root).or_else(|_| group.strip_prefix("/")).ok()?;
         let top = under(root, &mount.point);
-        let own = top.join(shown);
+        // Joined with nothing, a path would end in a slash.
+        let own = if shown.as_os_str().is_empty() { top.clone() } else { top.join(shown) };
         Some(own.ancestors().take_while(|dir| dir.starts_with(&top)).map(Path::to_path_buf).collect())
     };
     folders().unwrap_or_default()

@@ -3,7 +3,8 @@
 //! In: the run folder, /proc and /sys. Out: a [`Machine`], a file's SHA-256, the time. What a system does not tell
 //! is `None` or `unknown`, never an error: a benchmark runs there too.
 
-mod cgroup;
+mod ceiling;
+pub(crate) mod cgroup;
 mod drive;
 
 use std::fs::File;
@@ -16,6 +17,9 @@ use sha2::{Digest, Sha256};
 
 use crate::record::Machine;
 use crate::sys;
+
+pub use ceiling::drive_ceiling;
+pub(crate) use ceiling::open_direct;
 
 /// Prefixes of the CPU flags that matter to vector kernels, on x86-64 and on Arm.
 const SIMD_FLAGS: [&str; 9] = ["sse", "ssse", "avx", "fma", "f16c", "amx", "asimd", "sve", "neon"];

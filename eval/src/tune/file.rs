@@ -155,6 +155,19 @@ pub fn tuned(index: &Path, k: usize, recall: f64, residency: &str) -> Result<Tun
     Err(TuneFileError::OtherTarget { path, asked: named(k, recall, residency), held, command })
 }
 
+/// Every setting that was found for this build of `index` and this residency; none where it was not tuned.
+///
+/// # Errors
+/// When the file is of another build of the index, or cannot be understood.
+pub fn all_tuned(index: &Path, residency: &str) -> Result<Vec<Tuned>, TuneFileError> {
+    let Some(file) = read(index)? else { return Ok(Vec::new()) };
+    if file.index != identity(index)? {
+        let command = format!("kiln tune {} --queries FILE --recall R", index.display());
+        return Err(TuneFileError::Stale { path: tune_path(index), index: index.to_path_buf(), command });
+    }
+    Ok(file.tuned.into_iter().filter(|tuned| tuned.residency == residency).collect())
+}
+
 fn is_for(tuned: &Tuned, (residency, k, recall): (&str, usize, f64)) -> bool {
     tuned.residency == residency && tuned.k == k && (tuned.recall - recall).abs() < SAME_RECALL
 }
@@ -240,6 +253,8 @@ mod tests {
         for (k, recall, residency, nprobe) in [kept[0], (10, 0.9, "memory", 7), kept[2], kept[3]] {
             assert_eq!(tuned(&index, k, recall, residency).expect("held"), setting(k, recall, residency, nprobe));
         }
+        let held = |residency| all_tuned(&index, residency).map(|all| all.len());
+        assert_eq!((held("memory").expect("held"), held("ssd").expect("held"), held("tape").expect("held")), (3, 1, 0));
         let message = told(10, 0.99, "memory");
         assert!(
             message.contains("no setting for recall@10 0.99 (memory), only for recall@5 0.95 (memory)"),
@@ -251,6 +266,7 @@ mod tests {
         std::fs::write(&index, b"second build").expect("written");
         let message = told(10, 0.95, "memory");
         assert!(message.contains("made for another build of") && message.contains("kiln tune"), "{message}");
+        assert!(all_tuned(&index, "memory").is_err_and(|error| error.to_string().contains("another build")));
         keep_tuned(&index, &setting(10, 0.95, "memory", 9)).expect("kept");
         assert!(tuned(&index, 10, 0.95, "memory").is_ok() && tuned(&index, 10, 0.9, "memory").is_err());
 

@@ -35,7 +35,7 @@ use crate::stats::{self, Interval};
 
 use climb::{GraphBounds, ListBounds};
 pub use error::TuneError;
-pub use file::{TuneFileError, keep_tuned, refuse_unreadable, tune_path, tuned};
+pub use file::{TuneFileError, all_tuned, keep_tuned, refuse_unreadable, tune_path, tuned};
 
 /// Queries below which neither half says anything.
 pub const LEAST_QUERIES: usize = 20;
