@@ -92,6 +92,17 @@ impl Axis {
         Axis { title: title.into(), scale: Scale::Log, lo, hi, ticks: log_ticks(lo, hi, label) }
     }
 
+    /// Bytes by logarithm, with ticks at powers of two.
+    pub fn log_bytes(title: &str, bytes: impl Iterator<Item = f64> + Clone) -> Axis {
+        const MOST_TICKS: usize = 9;
+        let mut axis = Axis::log(title, bytes, format::bytes_tick);
+        let (first, last) = (axis.lo.log2().ceil() as i32, axis.hi.log2().floor() as i32);
+        let stride = (((last - first).max(0) as usize + 1).div_ceil(MOST_TICKS)).max(1);
+        let powers = (first..=last).step_by(stride).map(|power| 2f64.powi(power));
+        axis.ticks = powers.map(|value| (value, format::bytes_tick(value))).collect();
+        axis
+    }
+
     /// Recall on a linear scale: from a round number below the lowest to 1.
     pub fn recall(title: &str, values: impl Iterator<Item = f64>) -> Axis {
         let lowest = values.fold(1.0, f64::min);
@@ -247,6 +258,17 @@ mod tests {
             let axis = Axis::log("q", values.into_iter(), format::compact);
             assert!((2..=16).contains(&axis.ticks.len()), "{axis:?}");
         }
+    }
+
+    #[test]
+    fn bytes_are_marked_at_powers_of_two() {
+        const MIB: f64 = 1_048_576.0;
+        let axis = Axis::log_bytes("m", [8.0 * MIB, 1024.0 * MIB].into_iter());
+        let plain: Vec<String> = labels(&axis).into_iter().map(|label| label.replace('\u{a0}', " ")).collect();
+        assert_eq!(plain, ["8 MiB", "16 MiB", "32 MiB", "64 MiB", "128 MiB", "256 MiB", "512 MiB", "1 GiB"]);
+        let wide = Axis::log_bytes("m", [1.0, 1e15].into_iter());
+        assert!((3..=9).contains(&wide.ticks.len()), "{wide:?}");
+        assert!(Axis::log_bytes("m", [].into_iter()).lo > 0.0);
     }
 
     #[test]

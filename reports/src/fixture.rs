@@ -3,9 +3,12 @@
 //! In: nothing, or the number of indexes. Out: records with plausible recall curves, skewed latencies and queries of
 //! different difficulty; the same on every call.
 
+use std::collections::BTreeMap;
+
+use kiln_eval::load::{LoadLatency, LoadMode, LoadRecord, StartLag, is_saturated};
 use kiln_eval::record::{
-    Answers, BuildRecord, DatasetRecord, Machine, Mode, RunData, RunHeader, RunSample, SCHEMA_VERSION, SettingRecord,
-    Warmup,
+    Answers, BuildRecord, DatasetRecord, DriveCeiling, IoState, Machine, Mode, PeerPoint, PeerRecord, RunData,
+    RunHeader, RunSample, SCHEMA_VERSION, SettingRecord, Warmup,
 };
 use serde_json::json;
 
@@ -47,7 +50,7 @@ pub fn indexes(n: usize) -> RunData {
             }
         }
     }
-    RunData { header: header(&lid), builds, settings }
+    RunData { header: header(&lid), builds, settings, peers: Vec::new(), loads: Vec::new() }
 }
 
 /// Two indexes, measured in batches too, of which no query has a latency.
@@ -94,6 +97,108 @@ pub fn eventful() -> RunData {
     data
 }
 
+/// One graph in memory, on the drive under eight budgets, and cold and warm; another library beside it; and a server under
+/// load. One pass of each cold setting of `latency-1` did not begin cold.
+pub fn on_drive() -> RunData {
+    let mut data = indexes(1);
+    let drive = DriveCeiling {
+        reads_per_second: 83_340.0,
+        depth: 64,
+        tool: "fio-3.33, io_uring".into(),
+        file: "kiln-runs/indexes/0.kiln".into(),
+    };
+    let budgets = (3..11).map(|power| (IoState::Direct, Some(1u64 << (20 + power)), 3.0 + 0.12 * f64::from(power)));
+    let states = [(IoState::Cold, None, 2.9), (IoState::Warm, None, 0.7)];
+    let mut settings = std::mem::take(&mut data.settings);
+    let in_memory = settings.clone();
+    for (state, budget, saving) in budgets.chain(states) {
+        for s in &in_memory {
+            let mut s = s.clone();
+            let hits = if let Some(bytes) = budget { (bytes as f64).log2() - 23.0 } else { 0.0 };
+            s.answers.pages = s.answers.hops.iter().map(|h| (f64::from(*h) / (1.3 + 0.12 * hits)) as u32 + 2).collect();
+            s.answers.bytes = s.answers.pages.iter().map(|p| u64::from(*p) * 4096).collect();
+            s.answers.cache_hits = s.answers.hops.iter().map(|h| (f64::from(*h) * 0.05 * hits) as u32).collect();
+            s.answers.io_wait_us = s.answers.pages.iter().map(|p| *p as f32 * 9.0).collect();
+            s.answers.kernel_bytes = Some(s.answers.bytes.iter().sum());
+            for (number, run) in s.runs.iter_mut().enumerate() {
+                let drive_us = if state == IoState::Warm { 1.1 } else { 24.0 } * (1.0 - 0.055 * hits) * saving / 3.0;
+                for (us, pages) in run.latency_us.iter_mut().zip(&s.answers.pages) {
+                    *us += *pages as f32 * drive_us as f32;
+                }
+                let busy = run.latency_us.iter().map(|us| f64::from(*us)).sum::<f64>() / 1e6;
+                run.seconds = busy / s.mode.threads() as f64;
+                run.cached_bytes = match state {
+                    IoState::Cold if number == 3 && s.mode == Mode::Latency1 => Some(12 << 20),
+                    IoState::Cold => Some(0),
+                    IoState::Warm => Some(data.builds[0].index_bytes),
+                    _ => None,
+                };
+            }
+            s.key = format!("{}-{}-{budget:?}", s.key, state.name());
+            s.residency = "ssd".into();
+            s.io_state = Some(state);
+            s.memory_budget = budget;
+            s.serving_bytes = Some(budget.unwrap_or(24 << 20) * 15 / 16);
+            settings.push(s);
+        }
+    }
+    data.settings = settings;
+    data.peers = [1usize, 2].into_iter().flat_map(peers).collect();
+    data.loads = [500.0, 1000.0, 2000.0, 3000.0, 4000.0, 5000.0, 6000.0].map(|rate| load(rate, 4800.0)).into();
+    data.header.drive_ceiling = Some(drive);
+    data
+}
+
+/// diskannpy's index on the drive, as published figures have it, with three sizes of its cache.
+fn peers(threads: usize) -> Vec<PeerRecord> {
+    [(24u64, 1.0), (96, 1.08), (384, 1.3)]
+        .map(|(mib, gain)| PeerRecord {
+            name: "diskannpy-ssd".into(),
+            version: "0.7.0".into(),
+            residency: "ssd".into(),
+            threads,
+            serving_bytes: mib << 20,
+            points: [(20, 0.873, 760.0), (30, 0.932, 700.0), (40, 0.958, 620.0), (60, 0.982, 470.0)]
+                .map(|(complexity, recall, qps)| PeerPoint {
+                    params: [("complexity".to_string(), json!(complexity))].into(),
+                    recall,
+                    qps: [0.99, 1.0, 1.02].map(|drift| qps * gain * drift * (threads as f64).powf(0.4)).into(),
+                    pages: Some(11.0 + f64::from(complexity)),
+                })
+                .into(),
+        })
+        .into()
+}
+
+/// A server that can answer `capacity` requests a second.
+fn load(offered: f64, capacity: f64) -> LoadRecord {
+    let achieved = offered.min(capacity);
+    // A queue in front of one server (M/M/1), which grows for as long as it is asked too much.
+    let used = (offered / capacity).min(0.995);
+    let mean = 380.0 + 210.0 * used / (1.0 - used);
+    let latency = LoadLatency { p50: 0.8 * mean, p95: 2.4 * mean, p99: 3.9 * mean, p999: None, max: 9.0 * mean, mean };
+    let shed = if offered > capacity { BTreeMap::from([("overloaded".to_string(), 731)]) } else { BTreeMap::new() };
+    LoadRecord {
+        url: "http://127.0.0.1:8080".into(),
+        index: None,
+        created: "2026-11-20T17:40:00Z".into(),
+        mode: LoadMode::OpenLoop,
+        offered_rate: offered,
+        achieved_rate: achieved,
+        seconds: 10.0,
+        requests: (offered * 10.0) as u64,
+        errors: shed,
+        latency_us: latency,
+        start_lag_us: StartLag { p50: 12.0, p99: 85.0 },
+        saturated: is_saturated(LoadMode::OpenLoop, offered, achieved),
+        capacity: Some(capacity),
+        connections: 64,
+        k: usize::from(K),
+        params: [("search_list".to_string(), json!(40))].into(),
+        recall: Some(0.953),
+    }
+}
+
 fn header(lid: &[f64]) -> RunHeader {
     RunHeader {
         schema: SCHEMA_VERSION,
@@ -135,6 +240,7 @@ fn header(lid: &[f64]) -> RunHeader {
         },
         k: usize::from(K),
         quick: false,
+        drive_ceiling: None,
     }
 }
 
@@ -196,7 +302,7 @@ fn setting(build: &BuildRecord, i: usize, step: usize, mode: Mode, lid: &[f64], 
                 })
                 .collect();
             let seconds = latency_us.iter().map(|us| f64::from(*us)).sum::<f64>() / 1e6 / threads;
-            RunSample { seconds, latency_us }
+            RunSample { seconds, latency_us, cached_bytes: None }
         })
         .collect();
     let hops: Vec<u32> = lid.iter().map(|l| (effort * 0.9 + l / 3.0) as u32).collect();
@@ -210,6 +316,9 @@ fn setting(build: &BuildRecord, i: usize, step: usize, mode: Mode, lid: &[f64], 
         params: params.into_iter().collect(),
         mode,
         residency: "memory".into(),
+        io_state: None,
+        memory_budget: None,
+        serving_bytes: Some(build.serving_bytes),
         k: usize::from(K),
         warmup: Warmup { seconds: 0.8, settled: true },
         runs,
@@ -222,6 +331,7 @@ fn setting(build: &BuildRecord, i: usize, step: usize, mode: Mode, lid: &[f64], 
             hops,
             pages: vec![0; lid.len()],
             bytes: vec![0; lid.len()],
+            ..Answers::default()
         },
         failure: None,
     }

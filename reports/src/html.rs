@@ -38,7 +38,7 @@ pub fn page(model: &Model, sections: &[Section]) -> Result<String, ReportError> 
             table => Serde(&section.table),
         });
     }
-    let chart_css = paint::chart_css(model.series.len(), stage_names(model).len());
+    let chart_css = paint::chart_css(model.coloured().len(), stage_names(model).len());
     let method: Vec<Value> = METRICS
         .iter()
         .map(|metric| {
@@ -67,8 +67,9 @@ pub fn page(model: &Model, sections: &[Section]) -> Result<String, ReportError> 
         verdict => verdict::verdict(model),
         notes => verdict::notes(model),
         levels => Serde(summary::level_tables(model)),
-        series => model.series.iter().map(|s| s.name.as_str().into()).collect::<Vec<Value>>(),
+        series => model.coloured().into_iter().map(Value::from).collect::<Vec<Value>>(),
         swatches,
+        on_drive => model.series.iter().any(|s| s.io_state.is_some()),
         sections => shown,
         failures => Serde(summary::failures(model)),
         indexes => Serde(summary::indexes(model)),
@@ -97,7 +98,7 @@ fn figure(figure: &Figure) -> Result<Value, ReportError> {
         let swatch = draw::swatch_svg(item).map_err(refused)?;
         legend.push(match item {
             LegendItem::Series { series, name } => context! { swatch, name, series },
-            LegendItem::Swatch { name, .. } => context! { swatch, name },
+            LegendItem::Swatch { name, .. } | LegendItem::Guide { name, .. } => context! { swatch, name },
         });
     }
     Ok(context! {
@@ -125,12 +126,15 @@ fn data_uri(model: &Model) -> Result<String, ReportError> {
         "created": header.created,
         "command": header.command,
         "machine": header.machine,
+        "drive_ceiling": header.drive_ceiling,
         "dataset": dataset,
         "k": header.k,
         "quick": header.quick,
         "builds": builds,
         "searches": searches,
         "failures": failures,
+        "peers": data.peers,
+        "loads": data.loads,
     }))?;
     Ok(format!("data:application/json;base64,{}", STANDARD.encode(figures)))
 }

@@ -1,17 +1,19 @@
 //! The run as charts and tables see it.
 //!
 //! In: the records of a run. Out: a [`Model`]: named series (an index and where it resided), their measured points
-//! and Pareto frontiers by mode, and the settings that could not be drawn, with the reason.
+//! and Pareto frontiers by mode, other libraries and loads, and the settings that could not be drawn, with the reason.
 
 mod names;
+mod others;
 
 use kiln_eval::metrics;
-use kiln_eval::record::{BuildRecord, Mode, RunData, SettingRecord};
+use kiln_eval::record::{BuildRecord, IoState, Mode, RunData, SettingRecord};
 use kiln_eval::stats::{self, AtRecall, Interval, Latency, Level};
 
 use names::{name_builds, name_series};
 
-pub use names::shorten;
+pub use names::{shorten, state_words};
+pub use others::{LoadCurve, PeerCurve};
 
 /// The recall levels that every table answers for.
 pub const LEVELS: [f64; 3] = [0.90, 0.95, 0.99];
@@ -26,11 +28,15 @@ pub struct Model<'a> {
     pub series: Vec<Series<'a>>,
     /// `latency-1` first, then batches, then throughput, each by threads.
     pub modes: Vec<ModeView<'a>>,
+    /// Other libraries; their colours follow those of `series`.
+    pub peers: Vec<PeerCurve<'a>>,
+    /// Loads on servers; their colours, two each, follow those of `peers`.
+    pub loads: Vec<LoadCurve<'a>>,
     /// Settings without figures.
     pub skipped: Vec<Skipped<'a>>,
 }
 
-/// An index and where it resided while it was searched: one colour on every chart.
+/// An index, where it resided while it was searched and what its reads passed through: one colour on every chart.
 pub struct Series<'a> {
     /// Position among the builds.
     pub build_index: usize,
@@ -38,6 +44,10 @@ pub struct Series<'a> {
     pub build: &'a BuildRecord,
     /// `memory`, `ssd`; empty for an index that was never searched.
     pub residency: &'a str,
+    /// What reads of the drive passed through; `None` in memory and in older records.
+    pub io_state: Option<IoState>,
+    /// Bytes of memory that serving was allowed.
+    pub memory_budget: Option<u64>,
     /// Unique in the run: kind, the parameters that tell it from others, residency where there are several.
     pub name: String,
 }
@@ -92,8 +102,7 @@ impl<'a> Model<'a> {
         let mut modes: Vec<ModeView> = Vec::new();
         let mut skipped = Vec::new();
         for setting in &data.settings {
-            let owner =
-                (series.iter()).position(|s| s.build.key == setting.build_key && s.residency == setting.residency);
+            let owner = series.iter().position(|s| s.build.key == setting.build_key && s.holds(setting));
             match measure(setting, owner) {
                 Ok((owner, point)) => {
                     let mode = entry(
@@ -124,7 +133,21 @@ impl<'a> Model<'a> {
             mode.curves.sort_by_key(|c| c.series);
             mode.curves.iter_mut().for_each(Curve::finish);
         }
-        Model { data, build_names, series, modes, skipped }
+        let peers = others::peers(data, series.len());
+        let taken = peers.iter().map(|peer| peer.colour + 1).max().unwrap_or(series.len());
+        let loads = others::loads(data, taken);
+        Model { data, build_names, series, modes, peers, loads, skipped }
+    }
+
+    /// The names of everything that has a colour, in the order of the colours.
+    pub fn coloured(&self) -> Vec<&str> {
+        let series = self.series.iter().map(|s| s.name.as_str());
+        let mut by_colour: Vec<&PeerCurve> = self.peers.iter().collect();
+        by_colour.sort_by_key(|peer| peer.colour);
+        by_colour.dedup_by_key(|peer| peer.colour);
+        let peers = by_colour.into_iter().map(|peer| peer.name.as_str());
+        let loads = self.loads.iter().flat_map(|load| &load.names).map(String::as_str);
+        series.chain(peers).chain(loads).collect()
     }
 
     /// The mode that the verdict speaks of: the first.
@@ -155,6 +178,14 @@ impl<'a> Model<'a> {
     /// Bytes of the index file for each row.
     pub fn bytes_per_vector(&self, build: &BuildRecord) -> f64 {
         build.index_bytes as f64 / self.data.header.dataset.rows.max(1) as f64
+    }
+}
+
+impl Series<'_> {
+    /// Whether a setting of this index was measured in this place.
+    pub fn holds(&self, setting: &SettingRecord) -> bool {
+        (self.residency, self.io_state, self.memory_budget)
+            == (setting.residency.as_str(), setting.io_state, setting.memory_budget)
     }
 }
 

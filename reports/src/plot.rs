@@ -132,6 +132,21 @@ pub enum LegendItem {
         /// Its name.
         name: String,
     },
+    /// A line that belongs to no series.
+    Guide {
+        /// Its pattern.
+        dash: Dash,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl LegendItem {
+    /// What stands beside the sample.
+    pub fn name(&self) -> &str {
+        let (Self::Series { name, .. } | Self::Swatch { name, .. } | Self::Guide { name, .. }) = self;
+        name
+    }
 }
 
 impl Plot {

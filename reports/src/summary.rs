@@ -150,7 +150,14 @@ pub fn provenance(header: &RunHeader) -> Table {
         Some(true) => format!("{commit}, with local changes"),
         _ => commit.clone(),
     });
-    let lines: [(&str, Option<String>); 20] = [
+    let ceiling = header.drive_ceiling.as_ref().map(|ceiling| {
+        let reads = format::number(ceiling.reads_per_second);
+        format!(
+            "{reads} random reads of 4 KiB a second at depth {} ({}, {})",
+            ceiling.depth, ceiling.tool, ceiling.file
+        )
+    });
+    let lines: [(&str, Option<String>); 21] = [
         ("Measured", Some(header.created.clone())),
         ("Data set", Some(format!("{} from {}", data.name, data.path))),
         (
@@ -179,6 +186,7 @@ pub fn provenance(header: &RunHeader) -> Table {
         ("System", Some(format!("kernel {}", machine.kernel))),
         ("Filesystem", machine.filesystem.clone()),
         ("Drive", machine.drive.clone()),
+        ("Drive's ceiling", ceiling),
         ("Kiln", Some(machine.kiln_version.clone())),
         ("Commit", source),
         ("Compiler", Some(format!("{}; {}", machine.rustc, machine.build_flags))),

@@ -140,6 +140,19 @@ pub fn notes(model: &Model) -> Vec<String> {
             format::count(unsettled, "setting", "settings")
         ));
     }
+    let warm: usize = (model.modes.iter().flat_map(|m| &m.curves))
+        .map(|curve| {
+            let file = model.series[curve.series].build.index_bytes;
+            curve.points.iter().map(|p| kiln_eval::metrics::passes_begun_warm(p.setting, file)).sum::<usize>()
+        })
+        .sum();
+    if warm > 0 {
+        notes.push(format!(
+            "{} in state cold began with part of the index in the page cache: the system did not let go of it; ⚠ marks \
+             the settings in the tables.",
+            format::count(warm, "pass", "passes")
+        ));
+    }
     if !model.skipped.is_empty() {
         notes.push(format!(
             "{} could not be measured; see Failures.",

@@ -6,7 +6,7 @@ mod fixture;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kiln_eval::record::{Answers, RunData};
+use kiln_eval::record::{Answers, IoState, RunData};
 use kiln_reports::{ReportError, report_html, write_report};
 
 /// Checks what every page must be: balanced, self-contained, accessible. Panics with `what` otherwise.
@@ -128,6 +128,52 @@ fn batches_have_charts_of_their_own_and_no_latency() {
     alone.settings.retain(|s| s.mode.name() == "batch-1");
     let html = page(&alone, "batches alone");
     assert!(html.contains("all queries at once on 1 thread), vamana answers"), "the verdict does not speak of batches");
+}
+
+#[test]
+fn a_run_on_the_drive_has_the_drives_charts() {
+    let data = fixture::on_drive();
+    let html = page(&data, "on the drive");
+    let found = ids(&html);
+    for id in [
+        "serving-memory-throughput-1",
+        "serving-memory-throughput-2",
+        "recall-pages-latency-1",
+        "cold-warm-latency-1",
+        "cold-warm-throughput-2",
+        "load-latency",
+    ] {
+        assert!(found.contains(id), "{id}: {found:?}");
+    }
+    assert!(!found.contains("serving-memory-latency-1"), "a mode of throughput says the same");
+    let figure =
+        |id: &str| html.split(&format!("<figure id=\"{id}\">")).nth(1).and_then(|s| s.split("</figure>").next());
+    let memory = figure("serving-memory-throughput-2").expect("drawn").replace('\u{a0}', " ");
+    // Eight budgets, the index in memory, and the peer's three sizes on two threads; the page cache is no budget.
+    let rows = memory.split("<tbody>").nth(1).map(|body| body.matches("<tr>").count());
+    assert_eq!(rows, Some(8 + 1 + 3), "{memory}");
+    for text in ["8 MiB", "1 GiB", "diskannpy-ssd 0.7.0 (ssd, 2 threads)", "83,340 random reads", "vamana (memory)"] {
+        assert!(memory.contains(text), "{text} is missing");
+    }
+    assert!(!memory.contains("1 thread)"), "peers of another number of threads");
+    let pairs = figure("cold-warm-latency-1").expect("drawn");
+    assert_eq!(pairs.matches("search_list=10").count(), 3, "two points and a row");
+    assert!(figure("recall-pages-latency-1").is_some_and(|pages| pages.contains("⚠ 1 did not begin cold")));
+    assert!(html.contains("8 passes in state cold began with part of the index in the page cache"));
+    let load = figure("load-latency").expect("drawn");
+    assert!(load.contains("saturated from here on") && load.contains("overloaded 731"), "{load}");
+    assert!(html.contains("at depth 64 (fio-3.33, io_uring"), "the ceiling is provenance");
+
+    // Each chart goes with its data.
+    let mut bare = data;
+    bare.loads.clear();
+    bare.peers.clear();
+    bare.header.drive_ceiling = None;
+    bare.settings.retain(|s| s.io_state != Some(IoState::Cold) && s.memory_budget.is_none_or(|bytes| bytes == 1 << 23));
+    let html = page(&bare, "on the drive, without most of it");
+    let found: Vec<&str> = ids(&html).into_iter().filter(|id| !id.starts_with("recall")).collect();
+    assert!(!found.iter().any(|id| ["serving", "cold", "load"].iter().any(|start| id.starts_with(start))), "{found:?}");
+    assert!(!html.contains("ceiling"), "no ceiling was measured");
 }
 
 #[test]

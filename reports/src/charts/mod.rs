@@ -4,6 +4,9 @@
 //! out.
 
 mod build;
+mod drive;
+mod load;
+mod memory;
 mod quality;
 mod recall;
 mod threads;
@@ -29,7 +32,13 @@ pub struct Section {
 
 /// Every section with something to show.
 pub fn sections(model: &Model) -> Vec<Section> {
-    let mut sections = Vec::new();
+    let mut sections = vec![Section {
+        id: "memory".into(),
+        title: "Serving memory".into(),
+        intro: "One file on the drive, served with more and less memory.".into(),
+        figures: memory::figures(model),
+        table: None,
+    }];
     for mode in &model.modes {
         let name = mode.mode.name();
         let figures = recall::figures(model, mode);
@@ -42,6 +51,20 @@ pub fn sections(model: &Model) -> Vec<Section> {
             table,
         });
     }
+    sections.push(Section {
+        id: "drive".into(),
+        title: "Cold and warm".into(),
+        intro: String::new(),
+        figures: drive::figures(model),
+        table: None,
+    });
+    sections.push(Section {
+        id: "load".into(),
+        title: "Load".into(),
+        intro: String::new(),
+        figures: load::figure(model).into_iter().collect(),
+        table: None,
+    });
     sections.push(Section {
         id: "threads".into(),
         title: "Threads".into(),
@@ -103,7 +126,9 @@ fn tip(model: &Model, series: usize, point: &Point) -> String {
         lines.push(format!("p50 {}, p99 {}", format::micros(latency.p50), format::micros(latency.p99)));
     }
     if let Some(pages) = point.pages {
-        lines.push(format!("{} pages a query", format::number(pages)));
+        let wait = kiln_eval::metrics::io_wait_per_query(point.setting);
+        let wait = wait.map_or_else(String::new, |us| format!(", {} of waiting", format::micros(us)));
+        lines.push(format!("{} pages a query{wait}", format::number(pages)));
     }
     if !point.setting.warmup.settled {
         lines.push("⚠ warm-up did not settle".into());

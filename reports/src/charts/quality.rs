@@ -14,8 +14,16 @@ use crate::table::Table;
 
 /// Both figures, as far as the run has judged queries.
 pub fn figures(model: &Model) -> Vec<Figure> {
-    let shown: Vec<(usize, &Point)> =
+    let mut shown: Vec<(usize, &Point)> =
         (0..model.series.len()).filter_map(|series| Some((series, model.representative(series)?))).collect();
+    // What reads pass through, and how much memory serves them, is no matter to what is answered.
+    let answers = |series: usize| (model.series[series].build_index, model.series[series].residency);
+    let mut seen = Vec::new();
+    shown.retain(|(series, _)| {
+        let new = !seen.contains(&answers(*series));
+        seen.push(answers(*series));
+        new
+    });
     [distribution(model, &shown), difficulty(model, &shown)].into_iter().flatten().collect()
 }
 

@@ -3,13 +3,16 @@
 //! In: one mode of a [`Model`]. Out: figures in which all points are faint, the Pareto frontier is solid, and intervals
 //! are whiskers; recall is linear or logit on a toggle.
 
+use kiln_eval::metrics;
+use kiln_eval::record::IoState;
 use kiln_eval::stats::Latency;
 
 use super::{series_legend, tip};
 use crate::axis::{Axis, LOGIT_CEILING, Scale};
 use crate::format;
-use crate::model::{ModeView, Model, Point};
-use crate::plot::{Figure, Mark, Panel, Plot, View};
+use crate::model::{Curve, ModeView, Model, Point};
+use crate::paint::Dash;
+use crate::plot::{Figure, LegendItem, Mark, Panel, Plot, View};
 use crate::table::{Cell, Table};
 
 /// One figure against recall.
@@ -67,8 +70,8 @@ const PAGES: Against = Against {
     lower_is_better: true,
     scale: Scale::Linear,
     label: format::tick,
-    table: latency_table,
-    picture: false,
+    table: drive_table,
+    picture: true,
 };
 
 /// The figures of one mode.
@@ -82,10 +85,12 @@ fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
         .filter_map(|p| Some((p.recall?, p)))
         .collect();
     let recalls = shown.iter().map(|(recall, _)| *recall);
+    let ceilings = if against.id == QPS.id { ceilings(model, mode) } else { Vec::new() };
     let values = shown.iter().flat_map(|(_, p)| {
         let ends = (against.whisker)(p).map(|(lo, hi)| [lo, hi]);
         (against.value)(p).into_iter().chain(ends.into_iter().flatten())
     });
+    let values = values.chain(ceilings.iter().flatten().map(|(_, rate)| *rate));
     let linear = Axis::recall("recall (strict)", recalls.clone());
     let logit = Axis::logit_recall("recall (strict), logit scale", recalls.clone());
     let y = |scale| match scale {
@@ -101,7 +106,10 @@ fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
                 x: x.clone(),
                 y,
                 grid: (true, true),
-                marks: marks(model, mode, against),
+                marks: (ceilings.iter())
+                    .map(|line| Mark::Guide { points: line.clone(), dash: Dash::Dashed })
+                    .chain(marks(model, mode, against))
+                    .collect(),
             })
         },
     };
@@ -120,6 +128,18 @@ fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
             format::recall_tick(LOGIT_CEILING)
         ));
     }
+    let mut ceiling_legend = None;
+    if let Some(ceiling) = model.data.header.drive_ceiling.as_ref().filter(|_| !ceilings.is_empty()) {
+        let name = "the drive's ceiling over pages a query".to_string();
+        ceiling_legend = Some(LegendItem::Guide { dash: Dash::Dashed, name });
+        caption.push_str(&format!(
+            " Dashed: {} random reads of 4 KiB a second, all that the drive gave ({}, depth {}), divided by the pages \
+             that a query reads.",
+            format::number(ceiling.reads_per_second),
+            ceiling.tool,
+            ceiling.depth
+        ));
+    }
     let drawn =
         mode.curves.iter().filter(|c| c.points.iter().any(|p| p.recall.is_some() && (against.value)(p).is_some()));
     Figure {
@@ -127,11 +147,27 @@ fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
         title: format!("{}, {}", against.title, mode.mode.name()),
         caption,
         views,
-        legend: series_legend(model, drawn.map(|c| c.series)),
+        legend: series_legend(model, drawn.map(|c| c.series)).into_iter().chain(ceiling_legend).collect(),
         table: (against.table)(model, mode),
         picture: against.picture,
     }
     .if_drawn()
+}
+
+/// More lines than this below a ceiling each would hide what they are about; the figures by memory show them all.
+const MOST_CEILINGS: usize = 3;
+
+/// For each series whose every page comes from the drive, the rate at which the drive would be at its ceiling.
+fn ceilings(model: &Model, mode: &ModeView) -> Vec<Vec<(f64, f64)>> {
+    let Some(ceiling) = &model.data.header.drive_ceiling else { return Vec::new() };
+    let direct = |curve: &&Curve| model.series[curve.series].io_state == Some(IoState::Direct);
+    let line = |curve: &Curve| {
+        let points = curve.frontier.iter().map(|&i| &curve.points[i]);
+        let rates = points.filter_map(|p| Some((p.recall?, ceiling.reads_per_second / p.pages.filter(|p| *p > 0.0)?)));
+        rates.collect::<Vec<_>>()
+    };
+    let lines: Vec<_> = mode.curves.iter().filter(direct).map(line).filter(|line| line.len() > 1).collect();
+    if lines.len() > MOST_CEILINGS { Vec::new() } else { lines }
 }
 
 fn marks(model: &Model, mode: &ModeView, against: &Against) -> Vec<Mark> {
@@ -203,6 +239,43 @@ pub fn settings_table(model: &Model, mode: &ModeView) -> Table {
 /// Figures of a point's latency, as a table shows them.
 fn latencies<'a>(point: &'a Point, of: &'a [fn(&Latency) -> f64]) -> impl Iterator<Item = String> + 'a {
     of.iter().map(|figure| format::maybe(point.latency.as_ref().map(figure), format::micros))
+}
+
+/// What every setting asked of the drive.
+fn drive_table(model: &Model, mode: &ModeView) -> Table {
+    let mut table = Table::new(&[
+        "Index",
+        "Parameters",
+        "Recall",
+        "Pages",
+        "Bytes",
+        "By the kernel",
+        "Hops",
+        "Cache hits",
+        "I/O wait",
+        "Passes",
+    ]);
+    for curve in &mode.curves {
+        let series = &model.series[curve.series];
+        for point in curve.points.iter().filter(|point| point.pages.is_some()) {
+            let setting = point.setting;
+            let warm = metrics::passes_begun_warm(setting, series.build.index_bytes);
+            let flag = if warm > 0 { format!("⚠ {warm} did not begin cold") } else { String::new() };
+            table.row::<Cell>([
+                series.name.clone().into(),
+                format::params(&setting.params).into(),
+                format::maybe(point.recall, format::recall).into(),
+                format::maybe(point.pages, format::number).into(),
+                format::maybe(metrics::bytes_per_query(setting), format::bytes).into(),
+                format::maybe(metrics::kernel_bytes_per_query(setting), format::bytes).into(),
+                format::maybe(metrics::hops_per_query(setting), format::number).into(),
+                format::maybe(metrics::cache_hits_per_query(setting), format::number).into(),
+                format::maybe(metrics::io_wait_per_query(setting), format::micros).into(),
+                (setting.runs.len().to_string(), flag).into(),
+            ]);
+        }
+    }
+    table
 }
 
 fn latency_table(model: &Model, mode: &ModeView) -> Table {

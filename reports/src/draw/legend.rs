@@ -22,8 +22,7 @@ pub(super) fn legend_rows(items: &[LegendItem], width: f64) -> Vec<Vec<(f64, &Le
     let mut rows: Vec<Vec<(f64, &LegendItem)>> = Vec::new();
     let mut x = 0.0;
     for item in items {
-        let (LegendItem::Series { name, .. } | LegendItem::Swatch { name, .. }) = item;
-        let needs = SWATCH_WIDTH + 8.0 + font::width(name, TICK_SIZE, Weight::Regular);
+        let needs = SWATCH_WIDTH + 8.0 + font::width(item.name(), TICK_SIZE, Weight::Regular);
         match rows.last_mut() {
             Some(row) if x + needs <= width => row.push((x, item)),
             _ => {
@@ -37,9 +36,8 @@ pub(super) fn legend_rows(items: &[LegendItem], width: f64) -> Vec<Vec<(f64, &Le
 }
 
 pub(super) fn draw_legend_item(canvas: &Canvas, item: &LegendItem, (x, y): (f64, f64)) -> Result<(), DrawError> {
-    let (LegendItem::Series { name, .. } | LegendItem::Swatch { name, .. }) = item;
     draw_swatch(canvas, item, (x, y))?;
-    text(canvas, name, (x + SWATCH_WIDTH + 8.0, y), TICK_SIZE, Role::Ink, HPos::Left, Weight::Regular)
+    text(canvas, item.name(), (x + SWATCH_WIDTH + 8.0, y), TICK_SIZE, Role::Ink, HPos::Left, Weight::Regular)
 }
 
 pub(super) fn draw_swatch(canvas: &Canvas, item: &LegendItem, (x, y): (f64, f64)) -> Result<(), DrawError> {
@@ -49,6 +47,10 @@ pub(super) fn draw_swatch(canvas: &Canvas, item: &LegendItem, (x, y): (f64, f64)
             let ends = [(px(x), px(y)), (px(x + SWATCH_WIDTH), px(y))];
             canvas.draw(&PathElement::new(ends, stroke(role, series_dash(*series), 2.0)))?;
             draw_marker(canvas, series_marker(*series), (x + SWATCH_WIDTH / 2.0, y), 4.6, role, 1.0)
+        }
+        LegendItem::Guide { dash, .. } => {
+            let ends = [(px(x), px(y)), (px(x + SWATCH_WIDTH), px(y))];
+            canvas.draw(&PathElement::new(ends, stroke(Role::Muted, *dash, 1.0)))
         }
         LegendItem::Swatch { role, .. } => {
             let corners = [(px(x + 12.0), px(y - 6.0)), (px(x + SWATCH_WIDTH), px(y + 6.0))];

@@ -2,9 +2,7 @@
 //!
 //! In: the records. Out: names that are unique in the run and no longer than they must be.
 
-use std::collections::BTreeSet;
-
-use kiln_eval::record::{BuildRecord, RunData};
+use kiln_eval::record::{BuildRecord, IoState, RunData, SettingRecord};
 
 use super::Series;
 use crate::format;
@@ -37,27 +35,52 @@ pub(super) fn name_builds(builds: &[BuildRecord]) -> Vec<String> {
 
 /// A series for each index and each place it resided in; the place is named where the run has several.
 pub(super) fn name_series<'a>(data: &'a RunData, names: &[String]) -> Vec<Series<'a>> {
-    let residencies: BTreeSet<&str> = data.settings.iter().map(|s| s.residency.as_str()).collect();
+    let several = places(data.settings.iter()).len() > 1;
     let mut series: Vec<Series> = Vec::new();
     for (build_index, build) in data.builds.iter().enumerate() {
-        let mut searched: Vec<&str> = Vec::new();
-        for setting in data.settings.iter().filter(|s| s.build_key == build.key) {
-            if !searched.contains(&setting.residency.as_str()) {
-                searched.push(&setting.residency);
-            }
-        }
+        let mut searched = places(data.settings.iter().filter(|s| s.build_key == build.key));
         if searched.is_empty() {
-            searched.push("");
+            searched.push(("", None, None));
         }
-        for residency in searched {
+        for place @ (residency, io_state, memory_budget) in searched {
             let mut name = names[build_index].clone();
-            if residencies.len() > 1 && !residency.is_empty() {
-                name = format!("{name} ({residency})");
+            if several && !residency.is_empty() {
+                name = format!("{name} ({})", place_words(place));
             }
-            series.push(Series { build_index, build, residency, name });
+            series.push(Series { build_index, build, residency, io_state, memory_budget, name });
         }
     }
     series
+}
+
+/// Residency, what reads passed through, and the memory allowed.
+type Place<'a> = (&'a str, Option<IoState>, Option<u64>);
+
+/// The places of some settings, each once, in order of first appearance.
+fn places<'a>(settings: impl Iterator<Item = &'a SettingRecord>) -> Vec<Place<'a>> {
+    let mut places: Vec<Place> = Vec::new();
+    for setting in settings {
+        let place = (setting.residency.as_str(), setting.io_state, setting.memory_budget);
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places
+}
+
+/// `memory`, `ssd direct`, `ssd cold, 64 MiB`.
+fn place_words((residency, io_state, memory_budget): Place) -> String {
+    let state = io_state.map_or_else(String::new, |state| format!(" {}", state_words(state)));
+    let memory = memory_budget.map_or_else(String::new, |bytes| format!(", {}", format::bytes_tick(bytes as f64)));
+    format!("{residency}{state}{memory}")
+}
+
+/// `direct`, `cold`, `warm`, `capped at 256 MiB`.
+pub fn state_words(state: IoState) -> String {
+    match state {
+        IoState::Capped { bytes } => format!("capped at {}", format::bytes_tick(bytes as f64)),
+        state => state.name(),
+    }
 }
 
 /// At most `limit` characters, the last an ellipsis where some were cut.
@@ -73,6 +96,17 @@ pub fn shorten(text: &str, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use crate::fixture;
+
+    #[test]
+    fn places_are_named_by_state_and_memory() {
+        let data = fixture::on_drive();
+        let model = crate::model::Model::new(&data);
+        let names: Vec<String> = model.series.iter().map(|s| s.name.replace('\u{a0}', " ")).collect();
+        for name in ["vamana (memory)", "vamana (ssd direct, 64 MiB)", "vamana (ssd cold)", "vamana (ssd warm)"] {
+            assert!(names.iter().any(|n| n == name), "{name}: {names:?}");
+        }
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
+    }
 
     #[test]
     fn builds_of_a_kind_are_named_by_what_differs() {
