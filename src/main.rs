@@ -6,9 +6,11 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+#[cfg(feature = "serve")]
+use commands::serve;
 use commands::{
-    StdoutClosed, UsageError, bench, bench_kernels, build, completions, datasets, devices, inspect, report, search,
-    tune,
+    StdoutClosed, UsageError, bench, bench_kernels, build, completions, datasets, devices, inspect, load, report,
+    search, tune,
 };
 
 /// Builds, searches and measures approximate-nearest-neighbour indexes that live in one file on an SSD.
@@ -49,35 +51,49 @@ enum Command {
     /// Find the fastest search setting that reaches a recall
     #[command(display_order = 4)]
     Tune(tune::Args),
-    /// Show what an index file holds, and verify it
+    /// Serve an index file over HTTP
+    #[cfg(feature = "serve")]
     #[command(display_order = 5)]
+    Serve(serve::Args),
+    /// Put a server under load, and measure its latency at each rate
+    #[command(display_order = 6)]
+    Load(load::Args),
+    /// Show what an index file holds, and verify it
+    #[command(display_order = 7)]
     Inspect(inspect::Args),
     /// Write the report of a run folder again
-    #[command(display_order = 6)]
+    #[command(display_order = 8)]
     Report(report::Args),
     /// List, fetch, convert and make data sets
-    #[command(display_order = 7)]
+    #[command(display_order = 9)]
     Datasets(datasets::Args),
     /// List the devices that can compute
-    #[command(display_order = 8)]
+    #[command(display_order = 10)]
     Devices(devices::Args),
     /// Measure every stage of a device beside what it can do at most
-    #[command(display_order = 9)]
+    #[command(display_order = 11)]
     BenchKernels(bench_kernels::Args),
     /// Print a shell completion script, or write man pages
-    #[command(display_order = 10)]
+    #[command(display_order = 12)]
     Completions(completions::Args),
 }
 
 fn main() -> ExitCode {
     terminal::expect_no_display();
     let cli = Cli::parse();
-    terminal::start_logging(cli.quiet, cli.verbose);
+    match &cli.command {
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => terminal::start_server_logging(cli.quiet, cli.verbose, args.log_format()),
+        _ => terminal::start_logging(cli.quiet, cli.verbose),
+    }
     let outcome = match cli.command {
         Command::Bench(args) => bench::run(args),
         Command::Build(args) => build::run(args),
         Command::Search(args) => search::run(args),
         Command::Tune(args) => tune::run(args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args),
+        Command::Load(args) => load::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Report(args) => report::run(args),
         Command::Datasets(args) => datasets::run(args),
@@ -85,11 +101,13 @@ fn main() -> ExitCode {
         Command::BenchKernels(args) => bench_kernels::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),
     };
+    #[cfg(feature = "serve")]
+    terminal::finish_server_logging();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", terminal::told(&error));
+            terminal::tell_error(&error);
             if error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }

@@ -3,11 +3,16 @@
 //! On a terminal a bar with an estimate; elsewhere a plain line when a stage begins and every ten seconds.
 
 use std::sync::Mutex;
+#[cfg(feature = "serve")]
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_kernels::Progress;
 use tracing_subscriber::EnvFilter;
+
+#[cfg(feature = "serve")]
+use crate::commands::serve::LogFormat;
 
 /// The bar on the terminal, so that log lines are printed above it and not through it.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
@@ -21,8 +26,8 @@ pub fn expect_no_display() {
     }
 }
 
-/// Sends logs to standard error. `KILN_LOG` overrides the two switches (`KILN_LOG=debug`).
-pub fn start_logging(quiet: bool, verbose: bool) {
+/// What is logged: `KILN_LOG` overrides the two switches (`KILN_LOG=debug`).
+fn filter(quiet: bool, verbose: bool) -> EnvFilter {
     let default = if quiet {
         "warn"
     } else if verbose {
@@ -30,14 +35,101 @@ pub fn start_logging(quiet: bool, verbose: bool) {
     } else {
         "info"
     };
-    let filter = EnvFilter::try_from_env("KILN_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    EnvFilter::try_from_env("KILN_LOG").unwrap_or_else(|_| EnvFilter::new(default))
+}
+
+/// Sends logs to standard error.
+pub fn start_logging(quiet: bool, verbose: bool) {
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(quiet, verbose))
         .with_writer(|| LogLine(Vec::new()))
         .with_target(false)
         .without_time()
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
+}
+
+/// Sends the logs of a server to standard error, with times, from a thread of their own: where nobody takes them, lines are
+/// dropped and nobody waits.
+#[cfg(feature = "serve")]
+pub fn start_server_logging(quiet: bool, verbose: bool, format: LogFormat) {
+    let (sender, lines) = mpsc::sync_channel(LOG_LINES);
+    std::thread::spawn(move || {
+        use std::io::Write as _;
+        for line in lines {
+            match line {
+                // A full disk or a closed pipe: there is nowhere left to report that.
+                ForLog::Line(line) => drop(std::io::stderr().write_all(&line)),
+                ForLog::End(written) => drop(written.send(())),
+            }
+        }
+    });
+    let _ = SERVER_LOG.set(sender.clone());
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter(quiet, verbose))
+        .with_writer(move || ServerLine { line: Vec::new(), sender: sender.clone() })
+        .with_target(false);
+    match format {
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}
+
+/// Log lines of a server that wait to be written, at most.
+#[cfg(feature = "serve")]
+const LOG_LINES: usize = 4096;
+
+/// Where a server's log lines go, if there is a server.
+#[cfg(feature = "serve")]
+static SERVER_LOG: OnceLock<mpsc::SyncSender<ForLog>> = OnceLock::new();
+
+#[cfg(feature = "serve")]
+enum ForLog {
+    Line(Vec<u8>),
+    /// Everything before it is written.
+    End(mpsc::Sender<()>),
+}
+
+/// Waits until a server's log is written, or for a second where nobody takes it. Call it before the program ends.
+#[cfg(feature = "serve")]
+pub fn finish_server_logging() {
+    let Some(log) = SERVER_LOG.get() else { return };
+    let (sender, written) = mpsc::channel();
+    if log.try_send(ForLog::End(sender)).is_ok() {
+        let _ = written.recv_timeout(Duration::from_secs(1));
+    }
+}
+
+/// One log line of a server, handed over whole when dropped.
+#[cfg(feature = "serve")]
+struct ServerLine {
+    line: Vec<u8>,
+    sender: mpsc::SyncSender<ForLog>,
+}
+
+#[cfg(feature = "serve")]
+impl std::io::Write for ServerLine {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(feature = "serve")]
+impl Drop for ServerLine {
+    fn drop(&mut self) {
+        let _ = self.sender.try_send(ForLog::Line(std::mem::take(&mut self.line)));
+    }
+}
+
+/// Prints the error that ends the program. Unlike `eprintln!` it does not panic where standard error is closed.
+pub fn tell_error(error: &anyhow::Error) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "error: {}", told(error));
 }
 
 /// One log line, printed whole when dropped.
@@ -70,7 +162,7 @@ impl Drop for LogLine {
 }
 
 /// An error with its causes in one line; a cause that is told already is not told again.
-pub fn told(error: &anyhow::Error) -> String {
+fn told(error: &anyhow::Error) -> String {
     let mut line = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !line.contains(&cause) {

@@ -88,7 +88,8 @@ fn a_run_tells_all_figures_in_json() {
     ];
     let printed = place.ok(&short(&["--open", "vamana.kiln", "--search-list", "10,20", "--out", "run", "--json", "-"]));
     let document: Value = serde_json::from_str(&printed).expect("one document and nothing else");
-    assert_keys(&document, &["machine", "dataset", "builds", "rows"]);
+    assert_keys(&document, &["machine", "dataset", "drive_ceiling", "builds", "rows"]);
+    assert!(document["drive_ceiling"].is_null(), "nothing was on the drive");
     let (builds, rows) = (document["builds"].as_array().expect("list"), document["rows"].as_array().expect("list"));
     assert_eq!(builds.len(), 2);
     for build in builds {
@@ -131,6 +132,42 @@ fn batches_are_measured_beside_single_queries() {
         place.text("more/settings.jsonl").lines().count()
     };
     assert_eq!([settings(&["--out", "more"]), settings(&["--out", "more", "--batch"])], [2, 3]);
+}
+
+#[test]
+fn the_drive_is_measured_in_every_state_and_memory() {
+    let place = Place::new().with_indexes();
+    let asked = [
+        &["bench", "--dataset", "set.hdf5", "--open", "vamana.kiln", "--search-list", "20", "--threads", "1"][..],
+        &["--queries", "15", "--quick", "--residency", "memory,ssd", "--io-state", "cold,warm"],
+        &["--memory", "8MiB,1GiB", "--out", "run", "--json", "figures.json"],
+    ]
+    .concat();
+    let told = place.ok(&asked);
+    let heading = told.lines().next().expect("a table");
+    assert_says(heading, &["I/O", "memory", "pages", "hops", "wait us"]);
+    for (state, memory) in [("memory", " - "), ("cold", "8.0 MiB"), ("cold", "1.00 GiB"), ("warm", "8.0 MiB")] {
+        let found =
+            told.lines().any(|line| line.contains("latency-1") && [state, memory].iter().all(|w| line.contains(w)));
+        assert!(found, "{state}, {memory}: {told}");
+    }
+    let document = place.json("figures.json");
+    let rows = document["rows"].as_array().expect("list");
+    assert_eq!(rows.len(), (1 + 2 * 2) * 2);
+    for row in rows {
+        assert_keys(row, &SEARCH_KEYS);
+        let drive = row["residency"] == "ssd";
+        assert_eq!((row["io_state"].is_string(), row["io_wait_us_per_query"].is_number()), (drive, drive), "{row}");
+        assert_eq!((row["pages_per_query"].is_number(), &row["queries"]), (drive, &15.into()), "{row}");
+    }
+    assert!(place.names("run/charts").contains("cold-warm-latency-1.png"));
+
+    let message = place.fails(2, &short(&["--io-state", "cold"]));
+    assert_says(&message, &["--io-state", "--residency ssd"]);
+    let message = place.fails(2, &short(&["--residency", "ssd", "--io-state", "lukewarm"]));
+    assert_says(&message, &["lukewarm", "capped:256MiB"]);
+    let message = place.fails(2, &short(&["--residency", "ssd", "--memory", "plenty"]));
+    assert_says(&message, &["plenty", "512MiB"]);
 }
 
 /// As `assert_keys`, where one more key may be there.

@@ -176,12 +176,40 @@ fn a_device_answers_a_batch_as_an_exact_walk_does() {
 
     let refused =
         |code, rest: &[&str], says: &str| assert_says(&place.fails(code, &[&search[..], rest].concat()), &[says]);
-    refused(2, &["--device", "cpu"], "--batch");
+    refused(2, &["--device", "cpu"], "required arguments");
     refused(2, &["--batch", "--device", "cpu", "--navigate", "codes"], "exact distances");
     refused(2, &["--batch", "--device", "cpu", "--nprobe", "3"], "--nprobe");
     refused(1, &["--batch", "--device", "cpu", "--residency", "ssd"], "--residency memory");
     let lists = ["search", "ivf-pq.kiln", "--queries", "set.hdf5", "--batch", "--device", "cpu"];
     assert_says(&place.fails(1, &lists), &["--index vamana"]);
+}
+
+#[test]
+fn an_index_on_the_drive_is_read_as_the_flags_say() {
+    let place = Place::new().with_indexes();
+    let search = ["search", "vamana.kiln", "--queries", "set.hdf5", "--out", "found.npy"];
+    let on_drive = |flags: &[&str]| {
+        let ran = place.run(&[&search[..], &["--residency", "ssd"], flags].concat());
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        (ran.err, [place.read("found.npy"), place.read("found.distances.npy")])
+    };
+    let (told, answers) = on_drive(&[]);
+    assert_says(&told, &["in memory (codes ", "row numbers ", "the rest by "]);
+    for (flags, says) in [
+        (["--io", "pread"], "pread"),
+        (["--io", "auto"], "the rest by "),
+        (["--reads", "cached"], "by cached "),
+        (["--memory", "64MiB"], "pinned pages "),
+    ] {
+        let (told, found) = on_drive(&flags);
+        assert_says(&told, &[says]);
+        assert!(found == answers, "{flags:?}: answered otherwise");
+        let message = place.fails(2, &[&search[..], &flags].concat());
+        assert_says(&message, &[flags[0], "--residency ssd"]);
+    }
+    let message = place.fails(1, &[&search[..], &["--residency", "ssd", "--memory", "2KiB"]].concat());
+    assert_says(&message, &["vamana.kiln: --memory", "codes ", "buffers ", "--layout inline"]);
+    place.fails(2, &[&search[..], &["--residency", "ssd", "--memory", "plenty"]].concat());
 }
 
 #[test]

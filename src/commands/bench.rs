@@ -4,15 +4,19 @@ use std::path::PathBuf;
 
 use kiln_builder::{IndexKind, IndexParams};
 use kiln_datasets::Dataset;
-use kiln_eval::metrics::{build_row, search_row};
+use kiln_eval::metrics::{SearchRow, build_row, search_row};
 use kiln_eval::record::RunData;
 use kiln_eval::{IndexSpec, Plan, run_bench};
 use serde_json::json;
 
 use super::build::{ParamArgs, describe};
 use super::device::DeviceArgs;
-use super::search::{NavigateArg, ResidencyArg};
-use super::{IndexArg, MetricArg, UsageError, metric_of, open_dataset, print, summary, with_threads, write_json};
+use super::drive::DriveArgs;
+use super::residency::ResidencyArg;
+use super::search::NavigateArg;
+use super::{
+    IndexArg, MetricArg, UsageError, bytes, metric_of, open_dataset, print, summary, with_threads, write_json,
+};
 use crate::terminal::TerminalProgress;
 
 const EXAMPLES: &str = "\
@@ -20,6 +24,8 @@ Examples:
   kiln bench                                       the embedded demo, quickly
   kiln bench --dataset sift-128-euclidean.hdf5     both indexes, full repeats
   kiln bench --dataset base.hdf5 --index vamana --search-list 20,40,80 --threads 1,2 --out runs/base
+  kiln bench --dataset base.hdf5 --open base.kiln --residency memory,ssd --io-state direct,cold,warm
+  kiln bench --dataset base.hdf5 --open base.kiln --residency ssd --memory 8MiB,64MiB,512MiB
 
 A run folder can be continued: settings that it holds are not measured again.";
 
@@ -59,9 +65,14 @@ pub struct Args {
     /// Measure batch-1 too: all queries in one call, whose answers must equal those to single queries
     #[arg(long)]
     batch: bool,
-    /// Where the indexes are while they are searched
-    #[arg(long, value_enum, default_value = "memory")]
-    residency: ResidencyArg,
+    /// Where the indexes are while they are searched; each is measured
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "memory")]
+    residency: Vec<ResidencyArg>,
+    #[command(flatten)]
+    drive: DriveArgs,
+    /// Search with the first N queries of the set only
+    #[arg(long, value_name = "N")]
+    queries: Option<usize>,
     /// Fewer settings and repeats; the report says so
     #[arg(long)]
     quick: bool,
@@ -101,7 +112,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         rerank: args.rerank,
         threads: threads.clone(),
         batch: if args.batch { vec![1] } else { Vec::new() },
-        residency: args.residency.into(),
+        placements: args.drive.placements(&args.residency)?,
+        queries: args.queries,
         quick: args.quick || demo,
         seed: args.params.seed(),
     };
@@ -187,33 +199,49 @@ fn command_line() -> String {
 fn document(data: &RunData) -> serde_json::Value {
     let builds: Vec<_> = data.builds.iter().map(|build| build_row(build, &data.header.dataset)).collect();
     let rows: Vec<_> = measured(data).collect();
-    json!({ "machine": data.header.machine, "dataset": data.header.dataset, "builds": builds, "rows": rows })
+    json!({
+        "machine": data.header.machine,
+        "dataset": data.header.dataset,
+        "drive_ceiling": data.header.drive_ceiling,
+        "builds": builds,
+        "rows": rows,
+    })
 }
 
-fn measured(data: &RunData) -> impl Iterator<Item = kiln_eval::metrics::SearchRow<'_>> {
+fn measured(data: &RunData) -> impl Iterator<Item = SearchRow<'_>> {
     data.settings.iter().filter_map(|setting| {
         let build = data.builds.iter().find(|build| build.key == setting.build_key)?;
         search_row(setting, build)
     })
 }
 
-/// All settings as a table for the terminal.
+/// All settings as a table for the terminal. What concerns the drive is shown where any index was on it.
 fn table(data: &RunData) -> String {
     let mut rows: Vec<_> = measured(data).collect();
     let known = |recall: Option<f64>| recall.unwrap_or(f64::INFINITY);
-    rows.sort_by(|a, b| (a.index, &a.mode).cmp(&(b.index, &b.mode)).then(known(a.recall).total_cmp(&known(b.recall))));
-    let mut lines = vec![format!(
-        "{:<8} {:<13} {:<32} {:>8} {:>10} {:>9} {:>9}",
-        "index", "mode", "setting", "recall", "QPS", "p50 us", "p99 us"
-    )];
+    rows.sort_by(|a, b| {
+        let place = |row: &SearchRow| (row.residency.to_string(), row.io_state.clone(), row.memory_budget_bytes);
+        let of = |row: &SearchRow| (row.index.to_string(), row.mode.clone());
+        of(a).cmp(&of(b)).then(place(a).cmp(&place(b))).then(known(a.recall).total_cmp(&known(b.recall)))
+    });
+    let on_drive = rows.iter().any(|row| row.residency == "ssd");
+    let heading = |drive: &str| {
+        format!(
+            "{:<8} {:<13} {:<32} {:>8} {:>10} {:>9} {:>9}{drive}",
+            "index", "mode", "setting", "recall", "QPS", "p50 us", "p99 us"
+        )
+    };
+    let drive = format!(" {:<17} {:>9} {:>7} {:>7} {:>8}", "  I/O", "memory", "pages", "hops", "wait us");
+    let mut lines = vec![heading(if on_drive { &drive } else { "" })];
     for row in rows {
         let setting: Vec<String> =
             row.params.iter().map(|(name, value)| format!("{name} {}", value.to_string().trim_matches('"'))).collect();
         let recall = row.recall.map_or("-".to_string(), |r| format!("{r:.4}"));
         let [p50, p99] = [row.latency_us.map(|l| l.p50), row.latency_us.map(|l| l.p99)]
             .map(|us| us.map_or("-".to_string(), |us| format!("{us:.0}")));
+        let drive = if on_drive { drive_columns(&row) } else { String::new() };
         lines.push(format!(
-            "{:<8} {:<13} {:<32} {recall:>8} {:>10.0} {p50:>9} {p99:>9}",
+            "{:<8} {:<13} {:<32} {recall:>8} {:>10.0} {p50:>9} {p99:>9}{drive}",
             row.index,
             row.mode,
             setting.join(", "),
@@ -221,4 +249,17 @@ fn table(data: &RunData) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// What a setting asked of the drive: the state of its reads, the memory it was allowed, pages, hops and waiting a query.
+fn drive_columns(row: &SearchRow) -> String {
+    let state = match row.io_state.as_deref().map(|state| state.split_once(':')) {
+        None => row.residency.to_string(),
+        Some(Some((state, size))) => format!("{state} {}", size.parse().map_or(size.to_string(), bytes)),
+        Some(None) => row.io_state.clone().unwrap_or_default(),
+    };
+    let memory = row.memory_budget_bytes.map_or("-".to_string(), bytes);
+    let [pages, hops, wait] = [row.pages_per_query, row.hops_per_query, row.io_wait_us_per_query]
+        .map(|figure| figure.map_or("-".to_string(), |figure| format!("{figure:.1}")));
+    format!("   {state:<15} {memory:>9} {pages:>7} {hops:>7} {wait:>8}")
 }

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kiln_kernels::codec::Rabitq;
 use kiln_kernels::candidates::NO_ROW;
+use kiln_kernels::codec::Rabitq;
 use kiln_kernels::conformance::random_rows;
 use kiln_kernels::distance::{Isa, quantiser_rows};
 use kiln_kernels::edge_codes::{EdgeCodes, EdgeTraining};

@@ -7,9 +7,15 @@ pub mod completions;
 pub mod datasets;
 pub mod device;
 pub mod devices;
+pub mod drive;
 pub mod inspect;
+pub mod load;
 pub mod report;
+pub mod residency;
 pub mod search;
+#[cfg(feature = "serve")]
+pub mod serve;
+pub mod time;
 pub mod truth;
 pub mod tune;
 

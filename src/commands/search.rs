@@ -13,14 +13,15 @@ use kiln_eval::{QueryAnswers, SingleSearch, measure_single, tuned};
 use kiln_kernels::{DType, NoProgress, Rows};
 
 use super::device::DeviceArg;
+use super::residency::{ResidencyArgs, serving};
 use super::truth::{base_rows, truth};
 use super::tune::parse_recall;
-use super::{UsageError, bytes, print, refuse_other_dim, shape, thousands, with_threads, write_json};
+use super::{UsageError, print, refuse_other_dim, shape, thousands, with_threads, write_json};
 
 const EXAMPLES: &str = "\
 Examples:
   kiln search sift.kiln --queries sift-128-euclidean.hdf5 --search-list 40
-  kiln search sift.kiln --queries sift-128-euclidean.hdf5 --residency ssd --navigate codes --threads 2
+  kiln search sift.kiln --queries sift-128-euclidean.hdf5 --residency ssd --memory 64MiB --threads 2
   kiln search base.kiln --queries query.fbin --truth truth.ibin --nprobe 32 --out answers.npy
   kiln search sift.kiln --queries sift-128-euclidean.hdf5 --recall .95 --batch --threads 2
   kiln search sift.kiln --queries sift-128-euclidean.hdf5 --search-list 60 --batch --device cuda
@@ -66,9 +67,8 @@ pub struct Args {
     /// What answers the batch: a device walks a graph in memory by exact distances [default: the processor, as without it]
     #[arg(long, value_enum, value_name = "DEVICE", requires = "batch", conflicts_with_all = ["nprobe", "rerank"])]
     device: Option<DeviceArg>,
-    /// Where the index is while it is searched
-    #[arg(long, value_enum, default_value = "memory")]
-    residency: ResidencyArg,
+    #[command(flatten)]
+    residency: ResidencyArgs,
     /// Write ids (queries x k, int64, -1 where there are fewer) to R.npy and distances (float32, infinite there) to R.distances.npy
     #[arg(long, value_name = "R.npy")]
     out: Option<PathBuf>,
@@ -77,28 +77,10 @@ pub struct Args {
     json: Option<PathBuf>,
 }
 
-/// Where an index is while it is searched.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum ResidencyArg {
-    /// Read into memory first
-    Memory,
-    /// Left on the drive, read by page past the page cache
-    Ssd,
-}
-
-impl From<ResidencyArg> for Residency {
-    fn from(arg: ResidencyArg) -> Residency {
-        match arg {
-            ResidencyArg::Memory => Residency::Memory,
-            ResidencyArg::Ssd => Residency::Ssd,
-        }
-    }
-}
-
 /// How neighbours are scored.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum NavigateArg {
-    /// By the codes inside nodes where the layout is inline, else exact
+    /// By codes where nodes hold them or stay on the drive, else exact
     Best,
     /// By exact distance; on SSD each neighbour costs its page
     Exact,
@@ -123,7 +105,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.device.is_some() && matches!(args.navigate, NavigateArg::Codes) {
         return Err(UsageError("--device walks by exact distances: leave --navigate codes out".into()).into());
     }
-    let searcher = Index::open(&args.index, args.residency.into())?;
+    let searcher = Index::open_with(&args.index, &args.residency.open_params()?)?;
     let effort = match args.recall {
         Some(recall) => tuned(&args.index, args.k, recall, searcher.residency().name())?.effort,
         None => effort(&args, &searcher)?,
@@ -135,16 +117,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         "{}: {} rows, {}; queries {}; {effort:?}",
         args.index.display(),
         thousands(searcher.len()),
-        bytes(searcher.serving_bytes()) + " in memory",
+        serving(&searcher),
         shape(source.as_ref())
     );
     if searcher.residency() == Residency::Ssd && searcher.navigates_exactly(&effort) {
         let hint = "every neighbour's page is read; --navigate codes reads expanded nodes only";
-        // Who did not ask for it is told even when little is to be said.
-        match args.navigate {
-            NavigateArg::Best if args.recall.is_none() => tracing::warn!("{hint}"),
-            _ => tracing::info!("{hint}"),
-        }
+        tracing::info!("{hint}");
     }
     let truth = truth(&args.queries, args.truth.as_deref(), searcher.metric())?;
     let base = truth.as_ref().map(|_| base_rows(&args.queries, &searcher));

@@ -9,7 +9,8 @@ use kiln_eval::judge::MAX_K;
 use kiln_eval::{TuneRequest, Tuned, keep_tuned, refuse_unreadable, tune};
 use serde_json::json;
 
-use super::search::{NavigateArg, ResidencyArg, mode};
+use super::residency::ResidencyArg;
+use super::search::{NavigateArg, mode};
 use super::truth::{base_rows, truth};
 use super::{UsageError, print, refuse_other_dim, shape, thousands, with_threads, write_json};
 use crate::terminal::TerminalProgress;

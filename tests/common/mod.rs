@@ -191,13 +191,17 @@ pub fn fbin(rows: &[Vec<f32>]) -> Vec<u8> {
 }
 
 /// What a row of measured figures holds, as promised.
-pub const SEARCH_KEYS: [&str; 15] = [
+pub const SEARCH_KEYS: [&str; 21] = [
     "index",
     "path",
     "params",
     "k",
     "threads",
     "mode",
+    "residency",
+    "io_state",
+    "memory_budget_bytes",
+    "serving_bytes",
     "queries",
     "recall",
     "recall_ids",
@@ -205,6 +209,8 @@ pub const SEARCH_KEYS: [&str; 15] = [
     "latency_us",
     "pages_per_query",
     "bytes_per_query",
+    "cache_hits_per_query",
+    "io_wait_us_per_query",
     "distances_per_query",
     "hops_per_query",
 ];
