@@ -1,6 +1,7 @@
 """Runs one row of the table in a process of its own, in the environment of its library.
 
-Enters, as JSON lines on stdin: {"do": "build"}, then {"do": "sweep", "first": true or false} as often as wanted.
+Enters, as JSON lines on stdin: {"do": "build"}, then {"do": "sweep", "first": true or false} as often as wanted; a
+sweep may name its `settings`, and whether it is to time single queries, `latency`.
 Leaves, as JSON lines on stdout: `ready`, `built`, one `setting` a search setting, `swept`; or one `error`, and the
 process ends. Answers of the first sweep are written as .npy files. It times; it does not judge.
 """
@@ -36,6 +37,7 @@ def job_of(options, engine):
     own = facts["dtype"] in engine.dtypes and facts["metric"] != "angular"
     suffix = ".npy" if own else ".f32.npy"
     base, queries = (np.load(options.vectors / (name + suffix), mmap_mode="r") for name in ("base", "queries"))
+    queries = queries[: options.queries]
     base.max()  # reads all of it, so that the memory taken while building is not the vectors
     return engines.Job(str(options.dataset), base, queries, facts["metric"], options.threads, str(options.work))
 
@@ -62,6 +64,8 @@ def processor_seconds():
 
 
 def build(engine, job):
+    if engine.reopen(job):
+        return {"wall_seconds": 0.0, "cpu_seconds": 0.0, "reopened": True, "index_bytes": engine.index_bytes(None)}
     reset_peak()
     before = memory("VmRSS")
     cpu_started, started = processor_seconds(), time.perf_counter()
@@ -75,20 +79,21 @@ def build(engine, job):
     return built
 
 
-def pin():
-    """Leaves one processor to all threads of this process: no library can use more than it says."""
+def pin(processors):
+    """Leaves so many processors to all threads of this process: no library can use more than it says."""
     if not hasattr(os, "sched_setaffinity"):
         return
-    last = max(os.sched_getaffinity(0))
+    last = sorted(os.sched_getaffinity(0))[-processors:]
     for thread in os.listdir("/proc/self/task"):
-        os.sched_setaffinity(int(thread), {last})
+        os.sched_setaffinity(int(thread), last)
 
 
-def sweep(engine, job, first, say):
+def sweep(engine, job, command, say):
     import numpy as np
 
-    for number, setting in enumerate(engine.settings()):
-        measured = engine.measure(job, setting, with_latency=first)
+    first = command["first"]
+    for number, setting in enumerate(command.get("settings") or engine.settings()):
+        measured = engine.measure(job, setting, with_latency=command.get("latency", first))
         facts = measured._asdict()
         ids = facts.pop("ids")
         if first:
@@ -109,10 +114,10 @@ def serve(options, say):
         command = json.loads(line)
         if command["do"] == "build":
             facts = build(engine, job)
-            pin()
+            pin(engine.processors)
             say("built", params=engine.params, **facts)
         else:
-            sweep(engine, job, command["first"], say)
+            sweep(engine, job, command, say)
 
 
 def parse():
@@ -121,7 +126,8 @@ def parse():
     add("row", help="name of the row")
     add("--dataset", type=Path, required=True, help="the HDF5 file")
     add("--vectors", type=Path, required=True, help="its parts, of dataset.py")
-    add("--work", type=Path, required=True, help="an empty folder for this row")
+    add("--work", type=Path, required=True, help="a folder for this row, empty or of an earlier process")
+    add("--queries", type=int, help="search with so many of the queries, the first [all]")
     add("--threads", type=int, required=True, help="threads to build with")
     return parser.parse_args()
 

@@ -38,6 +38,8 @@ class Measurement(NamedTuple):
     cpu_share: float  # of these seconds that the process had the processor; None where that is not known
     latency_us: dict  # p50 and p99 of one query a call; None unless asked for
     mode: str = "batch"  # or "one by one", where the timed passes asked one query a call
+    pages: float = None  # of 4 KiB that the kernel fetched for a query in the last pass; None: not counted
+    serving_bytes: int = None  # that searching holds in memory, as far as it is known
 
 
 class Entry(NamedTuple):
@@ -51,6 +53,8 @@ class Entry(NamedTuple):
 class Engine:
     environment = None  # the requirements it is installed from; None: the file's own name
     distribution = None  # its name on PyPI
+    by_default = True  # measured unless rows are named
+    processors = 1  # that it may search on
     dtypes = ("float32",)  # the element types that it indexes; the data set's own is preferred, float32 otherwise
     rows = {}  # name of a row of the table -> parameters
 
@@ -63,6 +67,10 @@ class Engine:
     def build(self, job):
         """Builds the index of `job.base` on `job.threads` threads. Returns what the runner cannot see, if anything."""
         raise NotImplementedError
+
+    def reopen(self, job):
+        """Opens what an earlier process built in the job's folder, of the same rows; False: there is nothing whole."""
+        return False
 
     def index_bytes(self, folder):
         """The size of the index as the library saves it, into `folder`."""
