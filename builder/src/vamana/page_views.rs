@@ -1,7 +1,5 @@
 //! A graph in pages as one query sees it: scored by codes in memory, or by the codes inside nodes.
 
-use std::ops::Range;
-
 use kiln_kernels::Scored;
 use kiln_kernels::edge_codes::{EdgeCodes, EdgeQuery};
 
@@ -29,21 +27,14 @@ impl PageView for CodesPages<'_> {
         self.codes.enter(&self.query, self.entry, found)
     }
 
-    fn group(&self, node: u32) -> u32 {
-        self.nodes.layout.group(node)
-    }
-
-    fn members(&self, group: u32) -> Range<u32> {
-        self.nodes.members(group)
-    }
-
-    fn node<'p>(&self, pages: &'p [u8], node: u32) -> &'p [u8] {
-        self.nodes.layout.within(pages, node)
+    #[inline]
+    fn nodes(&self) -> &DriveNodes {
+        self.nodes
     }
 
     #[inline]
-    fn exact(&self, node: &[u8]) -> f32 {
-        self.scorer.distance(self.nodes.layout.vector(node))
+    fn scorer(&self) -> &RecordScorer {
+        &self.scorer
     }
 
     /// By its code as any other: estimates and exact distances do not mix in one order.
@@ -84,21 +75,14 @@ impl PageView for InlinePages<'_> {
         self.entries.nearest_or(self.entry, &self.query, found)
     }
 
-    fn group(&self, node: u32) -> u32 {
-        self.nodes.layout.group(node)
-    }
-
-    fn members(&self, group: u32) -> Range<u32> {
-        self.nodes.members(group)
-    }
-
-    fn node<'p>(&self, pages: &'p [u8], node: u32) -> &'p [u8] {
-        self.nodes.layout.within(pages, node)
+    #[inline]
+    fn nodes(&self) -> &DriveNodes {
+        self.nodes
     }
 
     #[inline]
-    fn exact(&self, node: &[u8]) -> f32 {
-        self.scorer.distance(self.nodes.layout.vector(node))
+    fn scorer(&self) -> &RecordScorer {
+        &self.scorer
     }
 
     /// Its neighbours' nodes hold its codes, and they are not at hand.

@@ -19,9 +19,11 @@ use std::ops::Range;
 
 use kiln_kernels::Scored;
 
+use super::nodes::DriveNodes;
 use super::pool::{Pool, VisitedSet};
 use super::walk::Observer;
 use crate::error::BuilderError;
+use crate::record::RecordScorer;
 
 /// Reads ahead at first, and at most. By simulation on 736,862 rows of 128 bytes, ten a page, recall .95 takes 30.4 pages a
 /// query; with one read at first 30.3, but then the first hops wait for each other; with four 30.7.
@@ -33,17 +35,32 @@ pub(super) trait PageView {
     /// Appends the nodes where the walk starts; returns how many were scored to find them.
     fn enter(&mut self, found: &mut Vec<Scored>) -> usize;
 
+    /// Where the nodes lie.
+    fn nodes(&self) -> &DriveNodes;
+
+    /// What scores them exactly.
+    fn scorer(&self) -> &RecordScorer;
+
     /// The group of pages in which a node lies.
-    fn group(&self, node: u32) -> u32;
+    fn group(&self, node: u32) -> u32 {
+        self.nodes().layout.group(node)
+    }
 
     /// The nodes of a group.
-    fn members(&self, group: u32) -> Range<u32>;
+    fn members(&self, group: u32) -> Range<u32> {
+        self.nodes().members(group)
+    }
 
     /// The bytes of a node of a group whose bytes are given.
-    fn node<'p>(&self, pages: &'p [u8], node: u32) -> &'p [u8];
+    fn node<'p>(&self, pages: &'p [u8], node: u32) -> &'p [u8] {
+        self.nodes().layout.within(pages, node)
+    }
 
     /// The exact distance of a node.
-    fn exact(&self, node: &[u8]) -> f32;
+    #[inline]
+    fn exact(&self, node: &[u8]) -> f32 {
+        self.scorer().distance(self.nodes().layout.vector(node))
+    }
 
     /// The distance by which a node is navigated that was met in a page and not as a neighbour.
     fn met(&self, id: u32, exact: f32) -> f32;
