@@ -90,7 +90,7 @@ fn answer(pieces: &[Piece], count: usize, rows: &[f32], metrics: &Metrics) {
     {
         let queries = pieces.iter().flat_map(|piece| piece.queries.clone().map(move |query| (&piece.job, query)));
         for ((job, query), hits) in queries.zip(hits) {
-            metrics.cost(&hits.stats);
+            metrics.search_answered(&hits.stats);
             job.answer(query, hits);
         }
         return;
@@ -100,7 +100,7 @@ fn answer(pieces: &[Piece], count: usize, rows: &[f32], metrics: &Metrics) {
             match ask(engine.as_ref(), piece.job.rows(query..query + 1), 1, &params) {
                 Ok(mut hits) => {
                     let hits = hits.pop().unwrap_or_default();
-                    metrics.cost(&hits.stats);
+                    metrics.search_answered(&hits.stats);
                     piece.job.answer(query, hits);
                 }
                 Err(error) => {
@@ -174,7 +174,12 @@ mod tests {
         assert!(matches!(mixed, Err(Failure::Search { query: 1, .. })));
         assert!(matches!(two, Err(Failure::Panicked)));
         let told = metrics.encode();
-        for line in ["kiln_crc_failures_total 2", "kiln_pages_read_total 12", "kiln_search_threads_busy 0"] {
+        for line in [
+            "kiln_crc_failures_total 2",
+            "kiln_pages_read_total 12",
+            "kiln_queries_total 7",
+            "kiln_search_threads_busy 0",
+        ] {
             assert!(told.lines().any(|told| told == line), "{line}: {told}");
         }
     }

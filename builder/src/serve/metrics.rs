@@ -207,11 +207,11 @@ impl Metrics {
     pub(crate) fn searched(&self, took: Duration, queries: usize) {
         self.search.observe(took.as_secs_f64());
         self.batches.observe(queries as f64);
-        self.queries.inc_by(queries as u64);
     }
 
-    /// A query that was answered cost this.
-    pub(crate) fn cost(&self, stats: &QueryStats) {
+    /// A query was answered and cost this. Counted before whoever asked has the answer, so that they find it counted.
+    pub(crate) fn search_answered(&self, stats: &QueryStats) {
+        self.queries.inc();
         if stats.pages > 0 || stats.cache_hits > 0 {
             self.pages.inc_by(stats.pages);
             self.bytes.inc_by(stats.bytes);
@@ -222,6 +222,7 @@ impl Metrics {
 
     /// The search of a query failed; `None` stands for a panic.
     pub(crate) fn search_failed(&self, error: Option<&BuilderError>) {
+        self.queries.inc();
         match error {
             Some(BuilderError::Damaged { .. }) => self.crc_failures.inc(),
             Some(BuilderError::Io { .. }) => self.read_failures.inc(),
