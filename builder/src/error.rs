@@ -58,6 +58,27 @@ pub enum BuilderError {
     /// A query or a data set that does not fit the index.
     #[error("{0}")]
     Mismatch(String),
+    /// A finished unit of work that is not what was written: it has to be made again.
+    #[error("{path}: damaged; unit {number} of stage {stage} has to be made again: run the same command", path = path.display())]
+    Spoiled {
+        /// The unit's file.
+        path: PathBuf,
+        /// The stage.
+        stage: &'static str,
+        /// The number of the unit.
+        number: u32,
+    },
+    /// A build that was asked to stop, and did so between two units.
+    #[error("stopped; {units} finished units are kept in {folder}: run the same command to go on", folder = folder.display())]
+    Interrupted {
+        /// The working folder.
+        folder: PathBuf,
+        /// Units that are finished.
+        units: usize,
+    },
+    /// A budget that the work does not fit in.
+    #[error("{0}")]
+    Budget(String),
     /// The data set could not be read.
     #[error(transparent)]
     Dataset(#[from] kiln_datasets::DatasetError),

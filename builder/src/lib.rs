@@ -6,6 +6,8 @@
 
 mod build;
 mod device_graph;
+#[allow(dead_code)]
+mod durable;
 mod error;
 mod file;
 mod ids;

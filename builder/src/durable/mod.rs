@@ -1,0 +1,43 @@
+//! Work that survives its process: finished units kept in a folder, found again by whoever goes on.
+//!
+//! In: units of work, each made of segments of bytes. Out: the same bytes, in this process or the next, or word that a unit
+//! is not there. A folder looks like this:
+//!
+//! ```text
+//! X.kiln.work/
+//!   lock             held by the process that works here; the system lets go of it when that process ends
+//!   manifest.json    which units are finished: replaced as a whole, with a checksum of its own
+//!   STAGE-NUMBER     one finished unit: segments, then a footer that names and checks each
+//!   *.partial        what a crash left unfinished: removed when the folder is opened again
+//! ```
+//!
+//! A unit is written under a temporary name, flushed, renamed, its folder flushed, and only then named by the manifest,
+//! which is replaced in the same way: a unit that the manifest names was on the drive before. A unit is known by a key, the
+//! hash of everything that its bytes depend on; a unit of another key is of other parameters and counts as missing. All
+//! operations on files go through [`Files`], so that tests can take the power away between any two of them.
+
+mod files;
+mod manifest;
+#[cfg(test)]
+pub(crate) mod simulated;
+mod store;
+
+pub(crate) use files::{Disk, Files, Lock, Reading, Writing};
+pub(crate) use store::{Artifact, Store, Unit, UnitWriter};
+
+/// Hash of what a stage's bytes depend on, as 32 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Key(String);
+
+impl Key {
+    /// The key of a stage: its name and version, the key of the stage it goes on from, and its own parameters.
+    pub(crate) fn new(stage: &str, before: Option<&Key>, parameters: &[String]) -> Self {
+        let mut text = format!("{stage}\n{}", before.map_or("", |key| &key.0));
+        for parameter in parameters {
+            text.push('\n');
+            text.push_str(parameter);
+        }
+        Self(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())))
+    }
+}
