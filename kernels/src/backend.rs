@@ -22,6 +22,7 @@ use crate::progress::Progress;
 use crate::reverse::{self, Pruned};
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
+use crate::whole::Whole;
 
 /// Coordinates a row at most: so many squared byte differences still sum to less than 2^31.
 pub const MAX_DIM: usize = 32_768;
@@ -209,6 +210,18 @@ pub trait Backend: Send + Sync {
 
     /// Makes rows `(n, dim)` resident. They must be finite. Host backends share the allocation.
     fn upload(&self, rows: Arc<Rows>, metric: Metric) -> Result<Self::Rows, BackendError>;
+
+    /// Makes some rows resident so that their graph geometry is that of the whole set they are part of. Row numbers are
+    /// those in the part; where they ascend as they do in the whole, ties fall as they would there.
+    fn upload_part(&self, rows: Arc<Rows>, metric: Metric, whole: &Whole) -> Result<Self::Rows, BackendError> {
+        let Some(longest) = whole.longest() else { return self.upload(rows, metric) };
+        // The longest row, as one more that nobody names, makes lifted coordinates those of the whole.
+        let mut all = Rows::zeros(rows.dtype(), rows.len() + 1, rows.dim());
+        let (own, last) = all.as_bytes_mut().split_at_mut(rows.as_bytes().len());
+        own.copy_from_slice(rows.as_bytes());
+        last.copy_from_slice(longest.as_bytes());
+        self.upload(Arc::new(all), metric)
+    }
 
     /// The `k` nearest base rows of each query, exactly: `(queries, k)`, ascending by (distance, id),
     /// padded when the base has fewer than `k` rows. The metric is the base's.

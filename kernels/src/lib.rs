@@ -30,6 +30,7 @@ pub mod reverse;
 pub mod rotation;
 pub mod rows;
 pub mod topk;
+pub mod whole;
 pub mod wgpu;
 
 pub use self::wgpu::WgpuBackend;
@@ -48,3 +49,4 @@ pub use progress::{NoProgress, Progress};
 pub use reverse::Pruned;
 pub use rows::{Rows, RowsView};
 pub use topk::{Neighbors, PAD_ID, Scored, TopK};
+pub use whole::Whole;

@@ -46,7 +46,7 @@ pub fn bytes_a_row(keep: usize) -> usize {
 }
 
 /// The reservoirs of all rows, in shards of consecutive rows.
-pub(crate) struct Reservoirs {
+pub struct Reservoirs {
     key: DistanceKey,
     keep: usize,
     shards: VecDeque<Shard>,
@@ -63,7 +63,7 @@ struct Shard {
 
 impl Reservoirs {
     /// Empty reservoirs of `keep` candidates for each of `n` rows.
-    pub(crate) fn new(n: usize, keep: usize, key: DistanceKey) -> Self {
+    pub fn new(n: usize, keep: usize, key: DistanceKey) -> Self {
         let shard = |first: usize| {
             let rows = SHARD.min(n - first);
             let places = rows * (keep + OVERFLOW);
@@ -73,7 +73,7 @@ impl Reservoirs {
     }
 
     /// Offers each row `rows[i]` the candidates `lists(i)`, ascending.
-    pub(crate) fn offer<'a>(&mut self, rows: &[u32], lists: impl Fn(usize) -> &'a [Scored] + Sync) {
+    pub fn offer<'a>(&mut self, rows: &[u32], lists: impl Fn(usize) -> &'a [Scored] + Sync) {
         // Positions by shard, then by row, so that a row's places are touched once a batch.
         let mut ends = vec![0usize; self.shards.len() + 1];
         rows.iter().for_each(|&row| ends[row as usize / SHARD + 1] += 1);
@@ -106,12 +106,21 @@ impl Reservoirs {
     /// Empties the next shard, in order: (first row, each row's candidates, nearest first). Its memory goes; `None` after the
     /// last.
     pub(crate) fn take_next(&mut self) -> Option<(u32, Vec<Vec<u32>>)> {
+        self.take(|entries| entries.iter().map(|&entry| entry as u32).collect())
+    }
+
+    /// The same, each candidate with its key, as `key << 32 | id`.
+    pub fn take_next_keyed(&mut self) -> Option<(u32, Vec<Vec<u64>>)> {
+        self.take(<[u64]>::to_vec)
+    }
+
+    fn take<R: Send>(&mut self, finish: impl Fn(&[u64]) -> R + Sync) -> Option<(u32, Vec<R>)> {
         let (shard, keep) = (self.shards.pop_front()?, self.keep);
         let rows = (0..shard.used.len()).into_par_iter().map_init(Vec::new, |scratch, row| {
             shard.load(row, keep, scratch);
             scratch.sort_unstable();
             scratch.truncate(keep);
-            scratch.iter().map(|&entry| entry as u32).collect()
+            finish(scratch)
         });
         Some((shard.first_row, rows.collect()))
     }

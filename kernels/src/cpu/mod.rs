@@ -12,7 +12,7 @@ mod measure;
 mod nearest;
 mod prune;
 mod quantise;
-mod sketch;
+pub(crate) mod sketch;
 mod tiles;
 
 use std::sync::{Arc, OnceLock};
@@ -30,6 +30,7 @@ use crate::nodes::{self, NodeBlock, VectorRecord};
 use crate::pq::ProductQuantizer;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
+use crate::whole::Whole;
 use crate::{dispatch_rows, distance::Kernels};
 
 pub use prune::robust_prune_one;
@@ -113,6 +114,19 @@ impl Backend for CpuBackend {
         check_upload(&rows)?;
         let aux = dispatch_rows!(rows.view(), v => GraphAux::new(v, metric));
         Ok(CpuRows { rows, metric, aux, sketch: OnceLock::new() })
+    }
+
+    fn upload_part(&self, rows: Arc<Rows>, metric: Metric, whole: &Whole) -> Result<CpuRows, BackendError> {
+        check_upload(&rows)?;
+        let largest = whole.largest_squared();
+        let aux = dispatch_rows!(rows.view(), v => GraphAux::of_part(v, metric, largest));
+        let sketch = whole.sketch(|sample| {
+            dispatch_rows!(sample.view(), v => {
+                let aux = GraphAux::of_part(v, metric, largest);
+                Sketch::new(&v, &GraphGeometry::new(&aux, self.isa))
+            })
+        });
+        Ok(CpuRows { rows, metric, aux, sketch: OnceLock::from(sketch.clone()) })
     }
 
     fn nearest(&self, queries: &CpuRows, base: &CpuRows, k: usize) -> Result<Neighbors, BackendError> {

@@ -11,12 +11,11 @@ use super::row;
 use crate::distance::{GraphGeometry, Kernels};
 use crate::element::DType;
 use crate::metric::Metric;
+use crate::whole::SAMPLE;
 
-/// Rows that centre and scale are taken from, evenly spaced.
-const SAMPLE: usize = 1024;
 
 #[derive(Debug, Clone)]
-pub(super) struct Sketch {
+pub(crate) struct Sketch {
     /// Bytes of a row, padded to what products take.
     width: usize,
     /// None: the rows are their own sketch.
@@ -31,6 +30,7 @@ struct Affine {
 }
 
 impl Sketch {
+    /// Centre and scale are taken from [`SAMPLE`] rows, evenly spaced.
     pub(super) fn new<T: Kernels>(rows: &ArrayView2<'_, T>, geometry: &GraphGeometry<'_, T>) -> Self {
         let dim = geometry.flat_dim(rows.ncols());
         let width = padded_width(dim);

@@ -24,6 +24,7 @@ use crate::progress::Progress;
 use crate::reverse::Pruned;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
+use crate::whole::Whole;
 
 pub use choose::{Choice, Chosen, NoDevice, Wanted, open};
 
@@ -35,6 +36,7 @@ trait Device: Send + Sync {
     fn describe(&self) -> String;
     fn ceilings(&self) -> Result<Ceilings, BackendError>;
     fn upload(&self, rows: Arc<Rows>, metric: Metric) -> Result<Resident, BackendError>;
+    fn upload_part(&self, rows: Arc<Rows>, metric: Metric, whole: &Whole) -> Result<Resident, BackendError>;
     fn nearest(&self, queries: &Resident, base: &Resident, k: usize) -> Result<Neighbors, BackendError>;
     fn gather_distances(
         &self,
@@ -116,6 +118,10 @@ where
 
     fn upload(&self, rows: Arc<Rows>, metric: Metric) -> Result<Resident, BackendError> {
         Ok(Arc::new(Backend::upload(self, rows, metric)?))
+    }
+
+    fn upload_part(&self, rows: Arc<Rows>, metric: Metric, whole: &Whole) -> Result<Resident, BackendError> {
+        Ok(Arc::new(Backend::upload_part(self, rows, metric, whole)?))
     }
 
     fn nearest(&self, queries: &Resident, base: &Resident, k: usize) -> Result<Neighbors, BackendError> {
@@ -222,6 +228,8 @@ pub struct Devices {
 pub struct DeviceRows {
     host: Arc<Rows>,
     metric: Metric,
+    /// What they are part of, where they are not all.
+    whole: Option<Whole>,
     /// By backend of the chain.
     resident: Vec<OnceLock<Resident>>,
 }
@@ -254,6 +262,14 @@ impl Devices {
         }
     }
 
+    /// Rows that are resident on the backend in use.
+    fn resident(&self, rows: Arc<Rows>, metric: Metric, whole: Option<Whole>) -> Result<DeviceRows, BackendError> {
+        let resident = self.chain.iter().map(|_| OnceLock::new()).collect();
+        let rows = DeviceRows { host: rows, metric, whole, resident };
+        self.run(|device, at| rows.on(device, at).map(drop))?;
+        Ok(rows)
+    }
+
     /// Whether `error`, of backend `at`, is one that the next backend may not have; it is then in use.
     fn give_up(&self, at: usize, error: &BackendError) -> bool {
         if !error.is_of_device() || at + 1 == self.chain.len() {
@@ -272,7 +288,11 @@ impl DeviceRows {
         if let Some(resident) = self.resident[at].get() {
             return Ok(resident);
         }
-        let uploaded = device.upload(Arc::clone(&self.host), self.metric)?;
+        let host = Arc::clone(&self.host);
+        let uploaded = match &self.whole {
+            Some(whole) => device.upload_part(host, self.metric, whole)?,
+            None => device.upload(host, self.metric)?,
+        };
         Ok(self.resident[at].get_or_init(|| uploaded))
     }
 }
@@ -325,10 +345,11 @@ impl Backend for Devices {
     }
 
     fn upload(&self, rows: Arc<Rows>, metric: Metric) -> Result<DeviceRows, BackendError> {
-        let resident = self.chain.iter().map(|_| OnceLock::new()).collect();
-        let rows = DeviceRows { host: rows, metric, resident };
-        self.run(|device, at| rows.on(device, at).map(drop))?;
-        Ok(rows)
+        self.resident(rows, metric, None)
+    }
+
+    fn upload_part(&self, rows: Arc<Rows>, metric: Metric, whole: &Whole) -> Result<DeviceRows, BackendError> {
+        self.resident(rows, metric, Some(whole.clone()))
     }
 
     fn nearest(&self, queries: &DeviceRows, base: &DeviceRows, k: usize) -> Result<Neighbors, BackendError> {

@@ -106,6 +106,16 @@ impl GraphAux {
         }
     }
 
+    /// The numbers of rows that are part of a set whose largest squared norm is `largest_squared`.
+    pub fn of_part<T: Element>(rows: ArrayView2<'_, T>, metric: Metric, largest_squared: f64) -> Self {
+        if metric != Metric::InnerProduct {
+            return Self::new(rows, metric);
+        }
+        let row = |i: usize| rows.row(i).to_slice().expect("rows are contiguous by construction");
+        let lifted = |i: usize| (largest_squared - squared_norm(row(i))).max(0.0).sqrt() as f32;
+        Self { metric, per_row: (0..rows.nrows()).into_par_iter().map(lifted).collect() }
+    }
+
     /// Inverse norms `(n)` (cosine), lifted coordinates `(n)` (inner product), or nothing (L2).
     pub(crate) fn per_row(&self) -> &[f32] {
         &self.per_row
