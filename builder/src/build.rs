@@ -8,13 +8,16 @@ use kiln_kernels::distance::Isa;
 use kiln_kernels::{Backend, DType, MAX_DIM, Metric, Progress};
 use serde::{Deserialize, Serialize};
 
+use crate::durable::{Disk, Lock, Store};
 use crate::error::BuilderError;
 use crate::file::Section;
 use crate::file::writer::IndexWriter;
 use crate::meta::Meta;
-use crate::params::IndexParams;
+use crate::params::{GraphMethod, IndexParams, VamanaParams};
 use crate::resources::Stopwatch;
 use crate::search_types::IndexKind;
+use crate::vamana::external::{self, Plan};
+use crate::vamana::split::LEAF_SIZE;
 use crate::{ivf, vamana};
 
 /// What to build, from what, and where to.
@@ -66,8 +69,27 @@ pub struct BuildReport {
     pub cpu_seconds: f64,
     /// Highest resident set during the build, bytes.
     pub peak_rss_bytes: u64,
+    /// Most anonymous memory during the build, bytes, sampled every 10 ms: what is neither file nor shared.
+    #[serde(default)]
+    pub peak_anonymous_bytes: u64,
     /// Bytes of the index file.
     pub index_bytes: u64,
+    /// What a build within a budget did beside the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable: Option<DurableReport>,
+}
+
+/// What a build within a budget did beside the rest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DurableReport {
+    /// Bytes of memory that it was to keep to.
+    pub memory_budget: u64,
+    /// The most bytes that its working folder took.
+    pub temp_peak_bytes: u64,
+    /// Units of work that an earlier process had finished.
+    pub resumed_units: usize,
+    /// Units of work in all.
+    pub units: usize,
 }
 
 /// Builds an index in memory and writes it, with a report beside it.
@@ -83,25 +105,12 @@ pub fn build<B: Backend>(
     request: &BuildRequest<'_>,
     progress: &dyn Progress,
 ) -> Result<BuildReport, BuilderError> {
-    let (n, dim) = (request.source.len(), request.source.dim());
-    let refuse =
-        |problem: String| Err(BuilderError::Mismatch(format!("{}: {problem}", request.source.path().display())));
-    if n == 0 || dim == 0 {
-        return refuse(format!("{n} rows of {dim} coordinates; an index needs at least one of each"));
-    }
-    if dim > MAX_DIM {
-        return refuse(format!("{dim} coordinates a row are more than an index holds ({MAX_DIM})"));
-    }
-    if n >= u64::from(u32::MAX) {
-        return refuse(format!("{n} rows are more than one index holds (4,294,967,294); split the data set"));
-    }
-    let mut params = request.params.clone();
-    params.validate(dim)?;
+    let mut params = checked_params(request)?;
     let mut writer = IndexWriter::create(request.out)?;
     let mut watch = Stopwatch::start(progress);
 
     let dtype = stored_dtype(request, &mut watch, progress)?;
-    watch.stage("read", n);
+    watch.stage("read", request.source.len());
     let rows = Arc::new(read_all(&Narrowed::new(request.source, dtype), |rows| progress.advance(rows))?);
     let zeros = if request.metric == Metric::Cosine { kiln_datasets::zero_rows(&rows) } else { 0 };
     if zeros > 0 {
@@ -118,10 +127,142 @@ pub fn build<B: Backend>(
             None
         }
     };
+    finish(request, Built { params, dtype, entry, device: backend.describe(), durable: None }, writer, watch)
+}
+
+/// A build that keeps to a budget of memory, and that another process goes on with where this one ends.
+pub struct WithinBudget<'a> {
+    /// Bytes of memory, the program's own among them.
+    pub memory: u64,
+    /// Folder for the working folder; that of the output where there is none.
+    pub temp: Option<&'a Path>,
+    /// Whether to forget what an earlier process finished.
+    pub restart: bool,
+    /// Whether to stop after the unit of work at hand.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl WithinBudget<'_> {
+    /// Where the finished units of a build of `out` are kept: `OUT.work`.
+    pub fn folder(&self, out: &Path) -> PathBuf {
+        match (self.temp, out.file_name()) {
+            (Some(temp), Some(name)) => beside(&temp.join(name), ".work"),
+            _ => beside(out, ".work"),
+        }
+    }
+}
+
+/// Builds a Vamana index whose rows memory need not hold: the same bytes as [`build`], by the same backend.
+///
+/// Finished units of work are kept in a folder ([`WithinBudget::folder`]), and the same call goes on from there after any
+/// end of the process. The folder goes when the index is finished.
+///
+/// # Errors
+/// As [`build`]; a budget that is too small; another build at work in the folder; a folder of another data set or version;
+/// [`BuilderError::Interrupted`] when it was asked to stop.
+pub fn build_within<B: Backend>(
+    backend: &B,
+    request: &BuildRequest<'_>,
+    within: &WithinBudget<'_>,
+    progress: &dyn Progress,
+) -> Result<BuildReport, BuilderError> {
+    let vamana = &checked_partition(request)?;
+    let params = request.params.clone();
+    let (n, dim) = (request.source.len() as usize, request.source.dim());
+    if n <= LEAF_SIZE {
+        return build(backend, request, progress);
+    }
+    let folder = within.folder(request.out);
+    let lock = Lock::take(&folder)?;
+    if within.restart {
+        Store::clear(&Disk, &folder)?;
+    }
+    let mut writer = IndexWriter::create(request.out)?;
+    let mut watch = Stopwatch::start(progress);
+    let dtype = stored_dtype(request, &mut watch, progress)?;
+    let source = Narrowed::new(request.source, dtype);
+    let plan = Plan::new(n, dim, dtype, vamana, within.memory)?;
+    let store = Store::open(Arc::new(Disk), &folder, &request.dataset_fingerprint)?;
+    let task = external::Build {
+        backend,
+        source: &source,
+        fingerprint: &request.dataset_fingerprint,
+        metric: request.metric,
+        params: vamana,
+        plan,
+        store: &store,
+        progress,
+        stop: within.stop,
+    };
+    let done = external::build_and_write(&task, &mut writer, &mut watch)?;
+    let durable = DurableReport {
+        memory_budget: within.memory,
+        temp_peak_bytes: store.peak_bytes(),
+        resumed_units: done.resumed,
+        units: done.units,
+    };
+    let (entry, device) = (Some(done.entry), backend.describe());
+    let built = Built { params, dtype, entry, device, durable: Some(durable) };
+    let report = finish(request, built, writer, watch)?;
+    if let Err(error) = std::fs::remove_dir_all(&folder) {
+        tracing::warn!("{}: cannot remove: {error}; the index is finished, and the folder may go", folder.display());
+    }
+    // Only now: nobody begins in a folder that is about to go.
+    drop(lock);
+    Ok(report)
+}
+
+/// The parameters, once request and rows were looked at.
+fn checked_params(request: &BuildRequest<'_>) -> Result<IndexParams, BuilderError> {
+    let (n, dim) = (request.source.len(), request.source.dim());
+    let refuse =
+        |problem: String| Err(BuilderError::Mismatch(format!("{}: {problem}", request.source.path().display())));
+    if n == 0 || dim == 0 {
+        return refuse(format!("{n} rows of {dim} coordinates; an index needs at least one of each"));
+    }
+    if dim > MAX_DIM {
+        return refuse(format!("{dim} coordinates a row are more than an index holds ({MAX_DIM})"));
+    }
+    if n >= u64::from(u32::MAX) {
+        return refuse(format!("{n} rows are more than one index holds (4,294,967,294); split the data set"));
+    }
+    request.params.validate(dim)?;
+    Ok(request.params.clone())
+}
+
+/// The parameters, of a graph that is built in parts.
+pub(crate) fn checked_partition(request: &BuildRequest<'_>) -> Result<VamanaParams, BuilderError> {
+    match checked_params(request)? {
+        IndexParams::Vamana(params) if params.method == GraphMethod::Partition => Ok(params),
+        _ => {
+            let only = "a memory budget is kept by --index vamana --method partition only";
+            Err(BuilderError::Mismatch(format!("{only}: use these, or remove --memory-budget")))
+        }
+    }
+}
+
+/// An index whose every section but meta is written.
+struct Built {
+    params: IndexParams,
+    dtype: DType,
+    entry: Option<u32>,
+    device: String,
+    durable: Option<DurableReport>,
+}
+
+/// Writes meta, gives the file its name, and writes the report.
+fn finish(
+    request: &BuildRequest<'_>,
+    built: Built,
+    mut writer: IndexWriter,
+    mut watch: Stopwatch<'_>,
+) -> Result<BuildReport, BuilderError> {
+    let (n, dim) = (request.source.len(), request.source.dim());
+    let Built { params, dtype, entry, device, durable } = built;
     let meta = Meta {
         params: params.clone(),
         metric: request.metric,
-        dtype: rows.dtype(),
+        dtype,
         n,
         dim,
         dataset: request.dataset_name.clone(),
@@ -142,7 +283,7 @@ pub fn build<B: Backend>(
         },
     )?;
 
-    let (stage_seconds, total_seconds, cpu_seconds, peak_rss_bytes) = watch.finish();
+    let used = watch.finish();
     let report = BuildReport {
         index: params.kind(),
         path: request.out.to_path_buf(),
@@ -151,14 +292,16 @@ pub fn build<B: Backend>(
         n,
         dim,
         metric: request.metric,
-        dtype: rows.dtype(),
-        device: backend.describe(),
+        dtype,
+        device,
         threads: rayon::current_num_threads(),
-        stage_seconds,
-        total_seconds,
-        cpu_seconds,
-        peak_rss_bytes,
+        stage_seconds: used.stage_seconds,
+        total_seconds: used.wall_seconds,
+        cpu_seconds: used.cpu_seconds,
+        peak_rss_bytes: used.peak_rss_bytes,
+        peak_anonymous_bytes: used.peak_anonymous_bytes,
         index_bytes,
+        durable,
     };
     if let Err(error) = write_report(&report, &report_path) {
         tracing::warn!("{error}; the index itself is whole: {}", request.out.display());
@@ -190,7 +333,7 @@ fn stored_dtype(
 }
 
 /// `X.kiln` with `suffix` appended.
-fn beside(index: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(index: &Path, suffix: &str) -> PathBuf {
     let mut name = index.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

@@ -6,7 +6,6 @@
 
 mod build;
 mod device_graph;
-#[allow(dead_code)]
 mod durable;
 mod error;
 mod file;
@@ -15,6 +14,7 @@ mod io;
 mod ivf;
 mod meta;
 mod params;
+mod plan;
 mod quantiser;
 mod record;
 mod resources;
@@ -25,13 +25,14 @@ pub mod serve;
 mod stored_rows;
 mod vamana;
 
-pub use build::{BuildReport, BuildRequest, build};
+pub use build::{BuildReport, BuildRequest, DurableReport, WithinBudget, build, build_within};
 pub use device_graph::DeviceGraph;
 pub use error::BuilderError;
 pub use file::inspect::{Inspection, SectionSummary, inspect, verify};
 pub use io::IoCounters;
 pub use meta::Meta;
 pub use params::{GraphMethod, IndexParams, IvfPqParams, Layout, VamanaParams};
+pub use plan::{BuildPlan, PlannedStage, plan_within};
 pub use search_types::{
     DriveReads, Effort, Hits, IndexKind, IoEngine, Navigate, OpenParams, QueryStats, Residency, SearchParams, Serving,
 };

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::error::BuilderError;
 
 /// Rows that a quantiser is trained on at most.
-const SAMPLE_ROWS: usize = 65_536;
+pub(crate) const SAMPLE_ROWS: usize = 65_536;
 
 /// One row in so many is held out to decide whether a rotation pays.
 const HELD_OUT_EVERY: usize = 5;

@@ -1,6 +1,10 @@
 //! What a build used: wall time by stage, CPU time, memory.
 
-use std::time::Instant;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use kiln_kernels::Progress;
 
@@ -11,12 +15,24 @@ pub(crate) struct Stopwatch<'a> {
     cpu_at_start: f64,
     stages: Vec<(String, f64)>,
     current: Option<(String, Instant)>,
+    anonymous: AnonymousPeak,
+}
+
+/// What a build used.
+pub(crate) struct Used {
+    /// Wall seconds of each stage; of one that was gone back to, those of all times.
+    pub stage_seconds: Vec<(String, f64)>,
+    pub wall_seconds: f64,
+    pub cpu_seconds: f64,
+    pub peak_rss_bytes: u64,
+    pub peak_anonymous_bytes: u64,
 }
 
 impl<'a> Stopwatch<'a> {
     pub(crate) fn start(progress: &'a dyn Progress) -> Self {
         reset_peak_rss();
-        Self { progress, started: Instant::now(), cpu_at_start: cpu_seconds(), stages: Vec::new(), current: None }
+        let (stages, current, anonymous) = (Vec::new(), None, AnonymousPeak::start());
+        Self { progress, started: Instant::now(), cpu_at_start: cpu_seconds(), stages, current, anonymous }
     }
 
     /// Ends the current stage and begins another of `total` units.
@@ -26,17 +42,26 @@ impl<'a> Stopwatch<'a> {
         self.current = Some((name.to_string(), Instant::now()));
     }
 
-    /// Ends the last stage: (stages, wall seconds, CPU seconds, peak resident bytes).
-    pub(crate) fn finish(mut self) -> (Vec<(String, f64)>, f64, f64, u64) {
+    /// Ends the last stage.
+    pub(crate) fn finish(mut self) -> Used {
         self.close();
         self.progress.finish();
-        let (wall, cpu) = (self.started.elapsed().as_secs_f64(), cpu_seconds() - self.cpu_at_start);
-        (self.stages, wall, cpu, peak_rss_bytes())
+        Used {
+            wall_seconds: self.started.elapsed().as_secs_f64(),
+            cpu_seconds: cpu_seconds() - self.cpu_at_start,
+            peak_rss_bytes: peak_rss_bytes(),
+            peak_anonymous_bytes: self.anonymous.finish(),
+            stage_seconds: self.stages,
+        }
     }
 
     fn close(&mut self) {
         if let Some((name, since)) = self.current.take() {
-            self.stages.push((name, since.elapsed().as_secs_f64()));
+            let seconds = since.elapsed().as_secs_f64();
+            match self.stages.iter_mut().find(|(stage, _)| *stage == name) {
+                Some((_, all)) => *all += seconds,
+                None => self.stages.push((name, seconds)),
+            }
         }
     }
 }
@@ -62,8 +87,7 @@ fn reset_peak_rss() {
 /// Highest resident set since [`reset_peak_rss`], in bytes; 0 where /proc is missing.
 fn peak_rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+    status_bytes(&status, "VmHWM:")
 }
 
 /// Gives memory that was freed back to the system, where the allocator would keep it: what one stage of a build is done
@@ -90,4 +114,88 @@ pub(crate) fn allow_open_files(wanted: usize) -> usize {
         limit = raised;
     }
     usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+}
+
+/// Bytes free for this user where a folder lies, where the system says.
+pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
+    let path = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes()).ok()?;
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: statvfs reads a string that ends in zero, and fills the struct it is given.
+    let (done, found) = unsafe { (libc::statvfs(path.as_ptr(), found.as_mut_ptr()), found.assume_init()) };
+    (done == 0).then(|| found.f_bavail as u64 * found.f_frsize as u64)
+}
+
+/// Samples the anonymous memory of this process from a thread of its own: what is neither file nor shared.
+pub(crate) struct AnonymousPeak {
+    peak: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    sampler: Option<JoinHandle<()>>,
+}
+
+/// Time between samples.
+const SAMPLE_EVERY: Duration = Duration::from_millis(10);
+
+impl AnonymousPeak {
+    /// Begins to sample.
+    pub(crate) fn start() -> Self {
+        let (peak, stop) = (Arc::new(AtomicU64::new(anonymous_bytes())), Arc::new(AtomicBool::new(false)));
+        let (to, until) = (Arc::clone(&peak), Arc::clone(&stop));
+        let sampler = std::thread::Builder::new().name("memory".into()).spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                to.fetch_max(anonymous_bytes(), Ordering::Relaxed);
+                std::thread::sleep(SAMPLE_EVERY);
+            }
+        });
+        // Without a thread there are the samples of beginning and end.
+        Self { peak, stop, sampler: sampler.ok() }
+    }
+
+    /// Ends sampling: the most that was seen, in bytes; 0 where /proc is missing.
+    pub(crate) fn finish(mut self) -> u64 {
+        self.end();
+        self.peak.load(Ordering::Relaxed).max(anonymous_bytes())
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(sampler) = self.sampler.take() {
+            // It does nothing that panics.
+            let _ = sampler.join();
+        }
+    }
+}
+
+impl Drop for AnonymousPeak {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Anonymous resident bytes now; 0 where /proc is missing.
+fn anonymous_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status_bytes(&status, "RssAnon:")
+}
+
+/// A figure of `/proc/self/status`, in bytes.
+fn status_bytes(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peak_of_anonymous_memory_is_seen() {
+        let peak = AnonymousPeak::start();
+        let before = anonymous_bytes();
+        let held = vec![1u8; 64 << 20];
+        std::thread::sleep(5 * SAMPLE_EVERY);
+        assert!(held.iter().all(|&x| x == 1));
+        drop(held);
+        let seen = peak.finish();
+        assert!(seen >= before + (60 << 20), "{seen} bytes, {before} before");
+    }
 }

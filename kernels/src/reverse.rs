@@ -142,7 +142,8 @@ pub fn reverse_edges<B: Backend>(
     let mut graph = Adjacency { max_degree: r, edges: Vec::with_capacity(n * r), degrees: Vec::with_capacity(n) };
     let all: Vec<u32> = (0..n as u32).collect();
     for block in all.chunks(BLOCK) {
-        let unions: Vec<Vec<u32>> = block.par_iter().map(|&row| union(pruned, &named_by, row)).collect();
+        let unions: Vec<Vec<u32>> = 
+            block.par_iter().map(|&row| union(pruned.kept(row), named_by.get(row as usize), r)).collect();
         let (mut crowded, mut candidates) = (Vec::new(), Lists::default());
         for (&row, union) in block.iter().zip(&unions).filter(|(_, union)| union.len() > r) {
             crowded.push(row);
@@ -159,15 +160,7 @@ pub fn reverse_edges<B: Backend>(
             } else {
                 list.extend_from_slice(union);
             }
-            let fill = pruned.others(row).iter().chain(union);
-            for &id in fill.filter(|&&id| id != NO_ROW) {
-                if list.len() == r {
-                    break;
-                }
-                if !list.contains(&id) {
-                    list.push(id);
-                }
-            }
+            filled(&mut list, pruned.others(row), union, r);
             graph.push(&list);
         }
         progress.advance(block.len() as u64);
@@ -175,12 +168,23 @@ pub fn reverse_edges<B: Backend>(
     Ok(graph)
 }
 
-/// A row's own edges and the rows that name it.
-fn union(pruned: &Pruned, named_by: &Lists<u32>, row: u32) -> Vec<u32> {
-    let (own, named_by) = (pruned.kept(row), named_by.get(row as usize));
-    let step = named_by.len().div_ceil((NAMED_BY * pruned.max_degree).max(1)).max(1);
+/// A row's own edges and the rows that name it, ascending, of which a multiple of `max_degree` are considered at most.
+pub fn union(own: &[u32], named_by: &[u32], max_degree: usize) -> Vec<u32> {
+    let step = named_by.len().div_ceil((NAMED_BY * max_degree).max(1)).max(1);
     let others = named_by.iter().step_by(step).filter(|source| !own.contains(source));
     own.iter().chain(others).copied().collect()
+}
+
+/// Fills a list up to `max_degree` by what pruning left over, then by what the union holds.
+pub fn filled(list: &mut Vec<u32>, left_over: &[u32], union: &[u32], max_degree: usize) {
+    for &id in left_over.iter().chain(union).filter(|&&id| id != NO_ROW) {
+        if list.len() == max_degree {
+            break;
+        }
+        if !list.contains(&id) {
+            list.push(id);
+        }
+    }
 }
 
 #[cfg(test)]

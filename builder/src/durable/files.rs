@@ -89,9 +89,7 @@ fn punch_hole(file: &File, range: Range<u64>) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: fallocate is given an open descriptor and touches no memory of this process.
-    let done = unsafe {
-        libc::fallocate(file.as_raw_fd(), mode, range.start as i64, (range.end - range.start) as i64)
-    };
+    let done = unsafe { libc::fallocate(file.as_raw_fd(), mode, range.start as i64, (range.end - range.start) as i64) };
     match done {
         0 => Ok(()),
         _ => match io::Error::last_os_error() {

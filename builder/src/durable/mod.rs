@@ -23,7 +23,7 @@ pub(crate) mod simulated;
 mod store;
 
 pub(crate) use files::{Disk, Files, Lock, Reading, Writing};
-pub(crate) use store::{Artifact, Store, Unit, UnitWriter};
+pub(crate) use store::{Artifact, Store, Unit};
 
 /// Hash of what a stage's bytes depend on, as 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

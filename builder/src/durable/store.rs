@@ -71,6 +71,8 @@ struct State {
     /// Bytes of all finished files, less holes; and the most there were.
     bytes: u64,
     peak: u64,
+    /// Units committed by this process.
+    made: usize,
 }
 
 impl Store {
@@ -121,7 +123,7 @@ impl Store {
             files.remove(&path).map_err(BuilderError::io(&path, "remove"))?;
         }
         let bytes = manifest.units.values().map(|entry| entry.bytes).sum();
-        let state = State { manifest, trusted: BTreeSet::new(), bytes, peak: bytes };
+        let state = State { manifest, trusted: BTreeSet::new(), bytes, peak: bytes, made: 0 };
         Ok(Self { files, folder: folder.to_path_buf(), state: Mutex::new(state) })
     }
 
@@ -161,7 +163,12 @@ impl Store {
         self.remove_where(|_, entry| stale(entry))
     }
 
-    /// Finished units.
+    /// Units that this process finished.
+    pub(crate) fn made(&self) -> usize {
+        self.state().made
+    }
+
+    /// Finished units that are there.
     pub(crate) fn len(&self) -> usize {
         self.state().manifest.units.len()
     }
@@ -178,8 +185,13 @@ impl Store {
 
     fn remove_where(&self, gone: impl Fn(&str, &Entry) -> bool) -> Result<usize, BuilderError> {
         let mut state = self.state();
-        let names: Vec<String> =
-            state.manifest.units.iter().filter(|(name, entry)| gone(name, entry)).map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = state
+            .manifest
+            .units
+            .iter()
+            .filter(|(name, entry)| gone(name, entry))
+            .map(|(name, _)| name.clone())
+            .collect();
         if names.is_empty() {
             return Ok(0);
         }
@@ -208,6 +220,38 @@ impl Store {
         let file = self.files.create(&partial).map_err(BuilderError::io(&partial, "create"))?;
         let (segments, buffer) = (Vec::new(), Vec::with_capacity(BUFFER));
         Ok(UnitWriter { store: self, unit, partial, file, at: 0, buffer, segments, open: None })
+    }
+
+    fn scratch_path(&self, unit: Unit) -> PathBuf {
+        self.folder.join(format!("{}{PARTIAL}", unit.name()))
+    }
+
+    /// A file that goes with the process, or when it is removed.
+    pub(crate) fn scratch(&self, unit: Unit) -> Result<Scratch<'_>, BuilderError> {
+        let path = self.scratch_path(unit);
+        let file = self.files.create(&path).map_err(BuilderError::io(&path, "create"))?;
+        Ok(Scratch { store: self, path, file })
+    }
+
+    /// All of such a file.
+    pub(crate) fn read_scratch(&self, unit: Unit) -> Result<Vec<u8>, BuilderError> {
+        let path = self.scratch_path(unit);
+        read_all(&*self.files, &path).map_err(BuilderError::io(&path, "read"))
+    }
+
+    /// Removes such a file of so many bytes.
+    pub(crate) fn remove_scratch(&self, unit: Unit, bytes: u64) -> Result<(), BuilderError> {
+        let path = self.scratch_path(unit);
+        self.files.remove(&path).map_err(BuilderError::io(&path, "remove"))?;
+        self.count(0, bytes);
+        Ok(())
+    }
+
+    /// Counts bytes that files took and gave back.
+    fn count(&self, more: u64, less: u64) {
+        let mut state = self.state();
+        state.bytes = (state.bytes + more).saturating_sub(less);
+        state.peak = state.peak.max(state.bytes);
     }
 
     fn write_manifest(&self, manifest: &Manifest) -> Result<(), BuilderError> {
@@ -277,7 +321,7 @@ impl Store {
     }
 
     /// Says that a unit is not what was written.
-    fn spoiled(&self, unit: Unit) -> BuilderError {
+    pub(crate) fn spoiled(&self, unit: Unit) -> BuilderError {
         BuilderError::Spoiled { path: self.folder.join(unit.name()), stage: unit.stage, number: unit.number }
     }
 
@@ -314,9 +358,7 @@ fn recovered(files: &dyn Files, folder: &Path, names: &[&String], dataset: &str)
             && footer.name == **name
         {
             let checksum = format!("{checksum:016x}");
-            manifest
-                .units
-                .insert((*name).clone(), Entry { key: footer.key, bytes, checksum, backend: footer.backend });
+            manifest.units.insert((*name).clone(), Entry { key: footer.key, bytes, checksum, backend: footer.backend });
         }
     }
     manifest
@@ -428,7 +470,23 @@ impl UnitWriter<'_> {
         state.bytes = state.bytes.saturating_sub(replaced.map_or(0, |entry| entry.bytes)) + self.at;
         state.peak = state.peak.max(state.bytes);
         state.trusted.insert(name);
+        state.made += 1;
         store.write_manifest(&state.manifest)
+    }
+}
+
+/// A file that no other process will want.
+pub(crate) struct Scratch<'a> {
+    store: &'a Store,
+    path: PathBuf,
+    file: Box<dyn Writing>,
+}
+
+impl Scratch<'_> {
+    /// Appends bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), BuilderError> {
+        self.store.count(bytes.len() as u64, 0);
+        self.file.write(bytes).map_err(BuilderError::io(&self.path, "write"))
     }
 }
 

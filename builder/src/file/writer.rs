@@ -1,7 +1,7 @@
 //! Writes an index file: sections one after another, page sums and checksums on the way, then the
 //! header, fsync and an atomic rename. Nothing appears under the final name before it is whole.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,18 @@ impl IndexWriter {
         let mut name = path.as_os_str().to_owned();
         name.push(".partial");
         let partial = PathBuf::from(name);
-        let file = File::create(&partial).map_err(BuilderError::io(&partial, "create"))?;
+        let open = File::options().create(true).truncate(false).write(true).open(&partial);
+        let file = open.map_err(BuilderError::io(&partial, "create"))?;
+        match file.try_lock() {
+            // What an earlier build left goes; one that is at work keeps its file.
+            Ok(()) => file.set_len(0).map_err(BuilderError::io(&partial, "empty"))?,
+            Err(TryLockError::WouldBlock) => {
+                let busy = "another build is at work on it; wait until it ends, or give another --out";
+                return Err(BuilderError::Mismatch(format!("{}: {busy}", path.display())));
+            }
+            // A file system without locks.
+            Err(TryLockError::Error(_)) => (),
+        }
         let (position, sections, sums) = (PAGE as u64, Vec::new(), vec![0]);
         // From here on dropping the writer removes the partial file.
         let mut writer = Self { path: path.to_path_buf(), partial, file: Some(file), position, sections, sums };

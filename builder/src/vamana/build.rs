@@ -20,10 +20,10 @@ use crate::quantiser::{QuantiserParams, train_quantiser};
 use crate::resources::Stopwatch;
 
 /// Pages of nodes that are made at a time.
-const PAGES_AT_A_TIME: usize = 2048;
+pub(super) const PAGES_AT_A_TIME: usize = 2048;
 
 /// Rows whose coordinates are summed at a time: fixed, so that no sum depends on the number of threads.
-const SUM_BLOCK: usize = 4096;
+pub(super) const SUM_BLOCK: usize = 4096;
 
 /// Trains, builds and writes everything but meta; returns the entry's position.
 pub(crate) fn build_and_write<B: Backend>(
@@ -60,7 +60,12 @@ pub(crate) fn build_and_write<B: Backend>(
         }
         Edges::Inline { bits } => {
             watch.stage("train codes", 0);
-            let codes = dispatch_rows!(rows.view(), v => placed.train(v, metric, bits, params.seed, writer))?;
+            let (mean, radius) = dispatch_rows!(rows.view(), v => mean_and_radius(&v, metric));
+            let training = EdgeTraining { mean: &mean, radius, bits, metric, seed: params.seed };
+            let sampled = EntryTable::rows(rows.len(), params.seed, graph.entry as usize);
+            let positions: Vec<u32> = sampled.iter().map(|&row| position_of[row]).collect();
+            let entries = rows.view().select(&sampled);
+            let codes = dispatch_rows!(entries.view(), v => write_edge_codes(training, v, &positions, writer))?;
             watch.stage("write", rows.len() as u64);
             placed.write(backend, &resident, Some(&codes), writer, progress)?;
         }
@@ -129,37 +134,29 @@ impl Placed<'_> {
             Ok(())
         })
     }
+}
 
-    /// The sections `codec` and `nav` of the `inline` layout.
-    fn train<T: Kernels>(
-        &self,
-        rows: ArrayView2<'_, T>,
-        metric: Metric,
-        bits: u8,
-        seed: u64,
-        writer: &mut IndexWriter,
-    ) -> Result<EdgeCodes, BuilderError> {
-        let (mean, radius) = mean_and_radius(&rows, metric);
-        let codes = EdgeCodes::train(EdgeTraining { mean: &mean, radius, bits, metric, seed }, Isa::best());
-        writer.section(Section::Codec, |sink| sink.write(&codes.to_bytes()))?;
+/// The sections `codec` and `nav` of the `inline` layout, from the rows of the entry table and their positions.
+pub(super) fn write_edge_codes<T: Kernels>(
+    training: EdgeTraining<'_>,
+    entries: ArrayView2<'_, T>,
+    positions: &[u32],
+    writer: &mut IndexWriter,
+) -> Result<EdgeCodes, BuilderError> {
+    let mut center =
+        if training.metric == Metric::InnerProduct { vec![0.0; entries.ncols()] } else { training.mean.to_vec() };
+    let codes = EdgeCodes::train(training, Isa::best());
+    writer.section(Section::Codec, |sink| sink.write(&codes.to_bytes()))?;
 
-        let sampled = EntryTable::rows(rows.nrows(), seed, self.graph.entry as usize);
-        let center = if metric == Metric::InnerProduct { vec![0.0; mean.len()] } else { mean };
-        let entry_codes = EntryTable::codes(&codes);
-        let mut rotated_center = center;
-        rotated_center.resize(codes.padded_dim(), 0.0);
-        codes.rotate(&mut rotated_center);
-        let entries = Rotated::new(&codes, rows, sampled.iter().map(|&row| row as u32).collect());
-        let mut blocks = vec![0; EntryTable::places(sampled.len()) / LANES * entry_codes.block_bytes()];
-        EdgeEncoder::new(&entry_codes).encode(
-            &rotated_center,
-            |place| sampled.get(place).map(|&row| entries.row(row as u32)),
-            &mut blocks,
-        );
-        let positions: Vec<u32> = sampled.iter().map(|&row| self.position_of[row]).collect();
-        writer.section(Section::Nav, |sink| sink.write(&EntryTable::to_bytes(&positions, &blocks)))?;
-        Ok(codes)
-    }
+    let entry_codes = EntryTable::codes(&codes);
+    center.resize(codes.padded_dim(), 0.0);
+    codes.rotate(&mut center);
+    let rotated = Rotated::new(&codes, entries, (0..positions.len() as u32).collect());
+    let mut blocks = vec![0; EntryTable::places(positions.len()) / LANES * entry_codes.block_bytes()];
+    let entry = |place: usize| (place < positions.len()).then(|| rotated.row(place as u32));
+    EdgeEncoder::new(&entry_codes).encode(&center, entry, &mut blocks);
+    writer.section(Section::Nav, |sink| sink.write(&EntryTable::to_bytes(positions, &blocks)))?;
+    Ok(codes)
 }
 
 fn slice<'a, T>(rows: &'a ArrayView2<'_, T>, row: u32) -> &'a [T] {

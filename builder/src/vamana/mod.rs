@@ -6,6 +6,7 @@ mod codes;
 mod drive_tests;
 mod drivers;
 mod entry;
+pub(crate) mod external;
 pub(crate) mod insert;
 mod nodes;
 pub(crate) mod order;
@@ -65,19 +66,43 @@ impl Graph {
         self.degrees[row as usize] = edges.len() as u32;
     }
 
-    pub(crate) fn has_room(&self, row: u32, max_degree: usize) -> bool {
-        (self.degrees[row as usize] as usize) < max_degree.min(self.capacity)
-    }
-
     pub(crate) fn push(&mut self, row: u32, edge: u32) {
         let degree = &mut self.degrees[row as usize];
         self.edges[row as usize * self.capacity + *degree as usize] = edge;
         *degree += 1;
     }
+}
 
-    /// Replaces the last edge of `row`, returning the one that was there.
-    pub(crate) fn replace_last(&mut self, row: u32, edge: u32) -> u32 {
-        let last = row as usize * self.capacity + self.degrees[row as usize] as usize - 1;
-        std::mem::replace(&mut self.edges[last], edge)
+/// One mark a row.
+#[derive(Debug, Clone)]
+pub(crate) struct Bits(Vec<u64>);
+
+impl Bits {
+    /// `n` rows without marks.
+    pub(crate) fn new(n: usize) -> Self {
+        Self(vec![0; n.div_ceil(64)])
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(&self, row: u32) -> bool {
+        self.0[row as usize / 64] >> (row % 64) & 1 == 1
+    }
+
+    /// Marks a row; whether it was marked before.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, row: u32) -> bool {
+        let (word, mark) = (&mut self.0[row as usize / 64], 1 << (row % 64));
+        let before = *word & mark != 0;
+        *word |= mark;
+        before
+    }
+
+    /// Takes a row's mark away; whether it had one.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, row: u32) -> bool {
+        let (word, mark) = (&mut self.0[row as usize / 64], 1 << (row % 64));
+        let marked = *word & mark != 0;
+        *word &= !mark;
+        marked
     }
 }

@@ -6,15 +6,17 @@
 //! one node often holds the nodes wanted next, and nodes written together name much the same neighbours. Then pairs of
 //! nodes change places where that brings more linked ones together ([`refine`]).
 
+use std::convert::Infallible;
+
 use kiln_kernels::{Backend, Lists};
 
-use super::Graph;
 use super::refine::refine;
+use super::{Bits, Graph};
 use crate::error::BuilderError;
 use crate::quantiser::sample_rows;
 
 /// Nearest leaders among which the chain looks for the next.
-const CHAIN_CHOICE: usize = 32;
+pub(super) const CHAIN_CHOICE: usize = 32;
 
 /// A permutation of all rows: the row at each position.
 pub(crate) fn page_order<B: Backend>(
@@ -31,14 +33,19 @@ pub(crate) fn page_order<B: Backend>(
     let rows: Vec<u32> = (0..n as u32).collect();
     let place = |leader: &u32| place_in_chain[leaders.partition_point(|other| other < leader)];
     let nearest: Vec<u32> = backend.nearest_leaders(resident, &rows, &leaders, 1)?.iter().map(place).collect();
-    let mut order = fill_pages(graph, nodes_per_page, &Lists::grouped(&nearest, leaders.len()).items);
-    refine(graph, nodes_per_page, &mut order);
+    let rows = Lists::grouped(&nearest, leaders.len()).items;
+    let read = |row: u32, neighbors: &mut Vec<u32>| {
+        neighbors.extend_from_slice(graph.neighbors(row));
+        Ok::<(), Infallible>(())
+    };
+    let Ok(mut order) = fill_pages(nodes_per_page, &rows, read);
+    let Ok(()) = refine(nodes_per_page, &mut order, read);
     Ok(order)
 }
 
 /// The place of each leader in a chain that goes on to the nearest leader not yet in it. `near` holds for each leader,
 /// ascending, as many nearest ones as for every other.
-fn chain(leaders: &[u32], near: &[u32]) -> Vec<u32> {
+pub(super) fn chain(leaders: &[u32], near: &[u32]) -> Vec<u32> {
     const UNPLACED: u32 = u32::MAX;
     let mut places = vec![UNPLACED; leaders.len()];
     let (mut last, mut first_unplaced) = (0, 0);
@@ -54,30 +61,37 @@ fn chain(leaders: &[u32], near: &[u32]) -> Vec<u32> {
     places
 }
 
-/// Places the rows in order, but fills each page with neighbours of those in it.
-fn fill_pages(graph: &Graph, nodes_per_page: usize, rows: &[u32]) -> Vec<u32> {
+/// Places the rows in order, but fills each page with neighbours of those in it, which `read` appends.
+pub(super) fn fill_pages<E>(
+    nodes_per_page: usize,
+    rows: &[u32],
+    mut read: impl FnMut(u32, &mut Vec<u32>) -> Result<(), E>,
+) -> Result<Vec<u32>, E> {
     let mut order: Vec<u32> = Vec::with_capacity(rows.len());
-    let mut placed = vec![false; rows.len()];
+    let mut placed = Bits::new(rows.len());
+    let mut neighbors = Vec::new();
     for &row in rows {
-        if std::mem::replace(&mut placed[row as usize], true) {
+        if placed.set(row) {
             continue;
         }
         let mut at = order.len();
         order.push(row);
         // Grow from each node of the page in turn until it is full.
         while at < order.len() && !order.len().is_multiple_of(nodes_per_page) {
-            for &next in graph.neighbors(order[at]) {
+            neighbors.clear();
+            read(order[at], &mut neighbors)?;
+            for &next in &neighbors {
                 if order.len().is_multiple_of(nodes_per_page) {
                     break;
                 }
-                if !std::mem::replace(&mut placed[next as usize], true) {
+                if !placed.set(next) {
                     order.push(next);
                 }
             }
             at += 1;
         }
     }
-    order
+    Ok(order)
 }
 
 #[cfg(test)]
@@ -102,7 +116,11 @@ mod tests {
         for row in 0..6u32 {
             graph.set(row, &[(row + 2) % 6, (row + 4) % 6]);
         }
-        assert_eq!(fill_pages(&graph, 3, &[0, 1, 2, 3, 4, 5]), [0, 2, 4, 1, 3, 5]);
-        assert_eq!(fill_pages(&graph, 1, &[5, 3, 1, 0, 2, 4]), [5, 3, 1, 0, 2, 4]);
+        let read = |row: u32, neighbors: &mut Vec<u32>| {
+            neighbors.extend_from_slice(graph.neighbors(row));
+            Ok::<(), Infallible>(())
+        };
+        assert_eq!(fill_pages(3, &[0, 1, 2, 3, 4, 5], read), Ok(vec![0, 2, 4, 1, 3, 5]));
+        assert_eq!(fill_pages(1, &[5, 3, 1, 0, 2, 4], read), Ok(vec![5, 3, 1, 0, 2, 4]));
     }
 }

@@ -29,13 +29,13 @@ const LEAF_K_OF_FEW: usize = 3 * LEAF_K;
 
 /// Random rows that each row has for candidates beside its nearest: where clusters lie far apart leaves never cross from
 /// one to another, and pruning keeps a far row only where there is room and no nearer one leads to it.
-const FAR_CANDIDATES: u32 = 4;
+pub(super) const FAR_CANDIDATES: u32 = 4;
 
 /// Rows that the distance from the entry to the farthest is estimated from.
-const REACH_SAMPLE: usize = 1024;
+const REACH_SAMPLE: usize = kiln_kernels::whole::SAMPLE;
 
 /// Places in clusters of the first split that are worked on at a time: bounds what leaves return.
-const BATCH: usize = 1 << 16;
+pub(super) const BATCH: usize = 1 << 16;
 
 /// Rows pruned between returns of freed memory: a multiple of what a shard of reservoirs holds.
 const RETURN_EVERY: usize = 1 << 16;
@@ -51,7 +51,7 @@ pub(crate) fn build_graph<B: Backend>(
     progress: &dyn Progress,
 ) -> Result<Graph, BuilderError> {
     let n = rows.len();
-    let keep = (params.max_degree * 3 / 2).next_multiple_of(16);
+    let keep = candidates_kept(params.max_degree);
     log_memory(n, keep, params.max_degree);
     let aux = dispatch_rows!(rows.view(), v => GraphAux::new(v, metric));
     let (entry, reach) = dispatch_rows!(rows.view(), v => {
@@ -68,9 +68,8 @@ pub(crate) fn build_graph<B: Backend>(
     return_freed_memory();
 
     let prune = PruneParams { max_degree: params.max_degree, alpha: params.alpha as f32 };
-    // A distance from the middle times 16 (four times the length) exceeds nearly all; beyond, keys are equal.
     let candidates =
-        CandidateParams { n, keep, largest_distance: 16.0 * reach, far: FAR_CANDIDATES, seed: params.seed };
+        CandidateParams { n, keep, largest_distance: largest_distance(reach), far: FAR_CANDIDATES, seed: params.seed };
     let gathered = || gather_and_prune(backend, resident, &splitter, &clusters, candidates, prune, watch, progress);
     let mut graph = Graph::of(begin_again_as_needed(gathered)?, entry);
     drop(clusters);
@@ -95,12 +94,8 @@ fn gather_and_prune<B: Backend>(
 ) -> Result<Adjacency, BuilderError> {
     watch.stage("leaves", clusters.items.len() as u64);
     let mut candidates = backend.candidates(resident, params)?;
-    let leaf_k = match params.n {
-        // One leaf is all there is: all that is kept.
-        _ if clusters.len() == 1 => params.keep,
-        0..FEW_ROWS => LEAF_K_OF_FEW,
-        _ => LEAF_K,
-    };
+    // Of one leaf, where that is all there is, all that is kept.
+    let leaf_k = if clusters.len() == 1 { params.keep } else { leaf_k(params.n) };
     let mut first = 0;
     while first < clusters.len() {
         let fits = |last: &usize| clusters.offsets[last + 1] - clusters.offsets[first] <= BATCH;
@@ -125,6 +120,21 @@ fn gather_and_prune<B: Backend>(
 
     watch.stage("reverse", params.n as u64);
     Ok(candidates.into_graph(prune, progress)?)
+}
+
+/// Candidates kept a row for a graph of degree `max_degree`.
+pub(super) fn candidates_kept(max_degree: usize) -> usize {
+    (max_degree * 3 / 2).next_multiple_of(16)
+}
+
+/// The distance beyond which keys are equal: one from the middle times 16 (four times the length) exceeds nearly all.
+pub(super) fn largest_distance(reach: f32) -> f32 {
+    16.0 * reach
+}
+
+/// Neighbours that each of `n` rows names in a leaf, where there are several.
+pub(super) fn leaf_k(n: usize) -> usize {
+    if n < FEW_ROWS { LEAF_K_OF_FEW } else { LEAF_K }
 }
 
 /// Does `work`, and does it again where a device that failed took what it had gathered with it. Every time there is one

@@ -15,10 +15,10 @@ use rayon::prelude::*;
 use crate::error::BuilderError;
 
 /// Leaders that a row goes to, by depth; one at greater depths.
-const FANOUT: [usize; 2] = [8, 3];
+pub(super) const FANOUT: [usize; 2] = [8, 3];
 
 /// Rows of a leaf at most. Larger leaves cost more and name nearer neighbours, which prune to shorter edges.
-const LEAF_SIZE: usize = 1024;
+pub(crate) const LEAF_SIZE: usize = 1024;
 
 /// Leaders of the first split as a share of n, and at most.
 const LEADER_SHARE: f64 = 0.005;
@@ -42,11 +42,18 @@ pub(super) struct Splitter<'a, B: Backend> {
     resident: &'a B::Rows,
     seed: u64,
     leaf_size: usize,
+    /// The number of the first cluster that [`leaves`](Self::leaves) is given.
+    first_cluster: usize,
 }
 
 impl<'a, B: Backend> Splitter<'a, B> {
     pub(super) fn new(backend: &'a B, resident: &'a B::Rows, seed: u64) -> Self {
-        Self { backend, resident, seed, leaf_size: LEAF_SIZE }
+        Self { backend, resident, seed, leaf_size: LEAF_SIZE, first_cluster: 0 }
+    }
+
+    /// The same, for clusters of which the first is number `first` among all.
+    pub(super) fn numbered_from(self, first: usize) -> Self {
+        Self { first_cluster: first, ..self }
     }
 
     /// All rows among the leaders of the first split, neighbouring clusters one after another.
@@ -55,22 +62,19 @@ impl<'a, B: Backend> Splitter<'a, B> {
         if n <= self.leaf_size {
             return Ok([all].into_iter().collect());
         }
-        let fanout = FANOUT[0];
-        let count = ((n as f64 * LEADER_SHARE) as usize).clamp(LEADERS_A_FANOUT * fanout, MAX_LEADERS);
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        let mut leaders = sampled(&all, count, &mut rng);
-        // Leaders of one region side by side, so that a batch of clusters shares its rows.
-        let regions: Vec<u32> = leaders.iter().step_by(REGION).copied().collect();
-        let region = self.backend.nearest_leaders(self.resident, &leaders, &regions, 1)?;
-        let mut order: Vec<usize> = (0..leaders.len()).collect();
-        order.sort_by_key(|&i| (region[i], leaders[i]));
-        leaders = order.into_iter().map(|i| leaders[i]).collect();
-        self.assign(&all, &leaders, fanout)
+        let leaders = by_region(self.backend, self.resident, &first_leaders(n, self.seed))?;
+        self.assign(&all, &leaders, FANOUT[0])
     }
 
     /// The members of each leader's part: every row goes to its `fanout` nearest.
     fn assign(&self, rows: &[u32], leaders: &[u32], fanout: usize) -> Result<Lists<u32>, BuilderError> {
         let nearest = self.backend.nearest_leaders(self.resident, rows, leaders, fanout)?;
+        Ok(Self::parts(rows, leaders, &nearest))
+    }
+
+    /// The members of each leader's part, given the `nearest` leaders of each row, as many of every one.
+    pub(super) fn parts(rows: &[u32], leaders: &[u32], nearest: &[u32]) -> Lists<u32> {
+        let fanout = nearest.len() / rows.len().max(1);
         let mut number: Vec<(u32, u32)> = leaders.iter().zip(0..).map(|(&leader, i)| (leader, i)).collect();
         number.sort_unstable();
         let part = |leader: u32| number[number.partition_point(|&(id, _)| id < leader)].1 as usize;
@@ -88,14 +92,13 @@ impl<'a, B: Backend> Splitter<'a, B> {
                 slots[part as usize] += 1;
             }
         }
-        Ok(Lists { offsets, items })
+        Lists { offsets, items }
     }
 
     /// The leaves of some clusters of the first split.
     pub(super) fn leaves(&self, clusters: &Lists<u32>, range: Range<usize>) -> Result<Lists<u32>, BuilderError> {
         let split = |cluster: usize| {
-            let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-            rng.set_stream(cluster as u64 + 1);
+            let mut rng = generator(self.seed, self.first_cluster + cluster);
             let mut leaves = Lists::default();
             self.split(clusters.get(cluster), 1, &mut rng, &mut leaves)?;
             Ok(leaves)
@@ -108,7 +111,8 @@ impl<'a, B: Backend> Splitter<'a, B> {
         Ok(all)
     }
 
-    fn split(
+    /// Appends the leaves of `rows`, which came about by `depth` splits.
+    pub(super) fn split(
         &self,
         rows: &[u32],
         depth: usize,
@@ -122,21 +126,57 @@ impl<'a, B: Backend> Splitter<'a, B> {
             }
             return Ok(());
         }
-        let fanout = FANOUT.get(depth).copied().unwrap_or(1);
-        // Parts of half a leaf on average: few exceed it.
-        let count = (2 * fanout * rows.len()).div_ceil(leaf_size).clamp(LEADERS_A_FANOUT * fanout, MAX_LATER_LEADERS);
-        let leaders = sampled(rows, count, rng);
+        let (leaders, fanout) = later_leaders(rows, depth, leaf_size, rng);
         let parts = self.assign(rows, &leaders, fanout)?;
         for part in parts.iter() {
-            if part.len() as f64 > UNDIVIDED * rows.len() as f64 {
-                let pieces = part.len().div_ceil(leaf_size);
-                part.chunks(part.len().div_ceil(pieces)).for_each(|piece| leaves.push(piece));
-            } else {
-                self.split(part, depth + 1, rng, leaves)?;
+            match piece_of_undivided(part.len(), rows.len(), leaf_size) {
+                Some(piece) => part.chunks(piece).for_each(|piece| leaves.push(piece)),
+                None => self.split(part, depth + 1, rng, leaves)?,
             }
         }
         Ok(())
     }
+}
+
+/// The leaders of the first split of `n` rows, ascending.
+pub(crate) fn first_leaders(n: usize, seed: u64) -> Vec<u32> {
+    let count = ((n as f64 * LEADER_SHARE) as usize).clamp(LEADERS_A_FANOUT * FANOUT[0], MAX_LEADERS);
+    let mut chosen = index::sample(&mut ChaCha8Rng::seed_from_u64(seed), n, count.min(n)).into_vec();
+    chosen.sort_unstable();
+    chosen.into_iter().map(|row| row as u32).collect()
+}
+
+/// Ascending leaders with those of one region side by side, so that a batch of clusters shares its rows.
+pub(super) fn by_region<B: Backend>(
+    backend: &B,
+    resident: &B::Rows,
+    leaders: &[u32],
+) -> Result<Vec<u32>, BuilderError> {
+    let regions: Vec<u32> = leaders.iter().step_by(REGION).copied().collect();
+    let region = backend.nearest_leaders(resident, leaders, &regions, 1)?;
+    let mut order: Vec<usize> = (0..leaders.len()).collect();
+    order.sort_by_key(|&i| (region[i], leaders[i]));
+    Ok(order.into_iter().map(|i| leaders[i]).collect())
+}
+
+/// The leaders of the split of `rows` at some depth, and how many of them a row goes to.
+pub(super) fn later_leaders(rows: &[u32], depth: usize, leaf_size: usize, rng: &mut ChaCha8Rng) -> (Vec<u32>, usize) {
+    let fanout = FANOUT.get(depth).copied().unwrap_or(1);
+    // Parts of half a leaf on average: few exceed it.
+    let count = (2 * fanout * rows.len()).div_ceil(leaf_size).clamp(LEADERS_A_FANOUT * fanout, MAX_LATER_LEADERS);
+    (sampled(rows, count, rng), fanout)
+}
+
+/// Rows of the pieces that a part is cut into, where leaders did not divide the whole that it is part of.
+pub(super) fn piece_of_undivided(part: usize, whole: usize, leaf_size: usize) -> Option<usize> {
+    (part as f64 > UNDIVIDED * whole as f64).then(|| part.div_ceil(part.div_ceil(leaf_size)))
+}
+
+/// The generator of the splits of a cluster of the first split.
+pub(super) fn generator(seed: u64, cluster: usize) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(cluster as u64 + 1);
+    rng
 }
 
 /// `count` of `rows`, in their order.

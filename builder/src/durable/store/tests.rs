@@ -156,7 +156,10 @@ fn other_data_and_other_parameters_are_told_apart() {
     assert!(store.has(Unit { stage: "second", number: 0 }, &key("second")));
     let refused = Store::open(Arc::new(files.clone()), Path::new(FOLDER), "another").map(|_| ());
     let message = refused.expect_err("another data set").to_string();
-    assert!(message.contains("another") && message.contains("fingerprint") && message.contains("--restart"), "{message}");
+    assert!(
+        message.contains("another") && message.contains("fingerprint") && message.contains("--restart"),
+        "{message}"
+    );
     Store::clear(&files, Path::new(FOLDER)).expect("cleared");
     assert_eq!(Store::open(Arc::new(files), Path::new(FOLDER), "another").expect("anew").len(), 0);
 }

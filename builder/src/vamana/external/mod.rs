@@ -1,0 +1,256 @@
+//! The `partition` method for rows that memory does not hold: the same graph, byte for byte, within a budget.
+//!
+//! In: a source of rows, a memory budget, a [`Store`] of finished units. Out: the sections of a Vamana index, equal to
+//! those that [`super::build`] writes. Every decision of the build in memory depends on few rows at a time, and all ties are
+//! broken by row number; so the same decisions are made here for a group of rows after another, gathered so that numbers in
+//! a group ascend as in the whole:
+//!
+//! | stage | a unit | keeps |
+//! |---|---|---|
+//! | summary | all rows, read once | mean, sample, hashes of what was read |
+//! | assign | consecutive rows | which leaders' clusters they belong to |
+//! | middle | | entry, reach and radius |
+//! | rows | rows of neighbouring clusters | the rows themselves in *home order*: by nearest leader, neighbours in space side by side |
+//! | leaves | a group of neighbouring clusters | for each of its rows the nearest candidates that the group's leaves name |
+//! | prune | rows of neighbouring clusters | edges kept and left over; edges by the row they name |
+//! | graph | rows of neighbouring clusters | edges with reverse edges |
+//! | repair | | edges changed so that every row is reached |
+//! | place | rows of neighbouring clusters | the leader of the page order that each follows |
+//! | order | | row at each position of the file |
+//!
+//! Of every row a few numbers stay in memory (16 bytes at most); all else is sized from the budget ([`plan`]). Candidates
+//! are spilled with their keys, so that the merge keeps what one reservoir would have kept, and their space is freed as rows
+//! are pruned. Random reads go to rows and edges in home order, mostly neighbours of what was just read.
+
+mod assign;
+mod graph;
+mod leaves;
+mod locals;
+mod merge;
+mod place;
+mod plan;
+mod prune;
+mod relink;
+mod rows;
+mod spill;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::sync::Arc;
+
+use kiln_datasets::RowSource;
+use kiln_kernels::{Backend, DType, Metric, Progress, Rows, Whole};
+
+pub(crate) use plan::Plan;
+
+use self::assign::Middle;
+use self::summary::Summary;
+use crate::durable::{Key, Store, Unit};
+use crate::error::BuilderError;
+use crate::file::writer::IndexWriter;
+use crate::params::VamanaParams;
+use crate::resources::{Stopwatch, return_freed_memory};
+
+/// Units that are found damaged and made again before a build gives up on its drive.
+const DAMAGED_AT_MOST: usize = 1000;
+
+/// Everything that stays the same during a build.
+pub(crate) struct Build<'a, B> {
+    pub backend: &'a B,
+    /// The rows, in the type in which they are stored.
+    pub source: &'a dyn RowSource,
+    pub fingerprint: &'a str,
+    pub metric: Metric,
+    pub params: &'a VamanaParams,
+    pub plan: Plan,
+    pub store: &'a Store,
+    pub progress: &'a dyn Progress,
+    /// Whether to stop after the unit at hand.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Keys of all stages.
+struct Keys {
+    summary: Key,
+    assign: Key,
+    middle: Key,
+    rows: Key,
+    leaves: Key,
+    prune: Key,
+    graph: Key,
+    repair: Key,
+    place: Key,
+    order: Key,
+}
+
+/// What a build came to.
+pub(crate) struct Done {
+    /// The entry's position.
+    pub entry: u32,
+    /// Units that were there before, and units in all.
+    pub resumed: usize,
+    pub units: usize,
+}
+
+/// Builds the graph and writes everything but meta.
+pub(crate) fn build_and_write<B: Backend>(
+    build: &Build<'_, B>,
+    writer: &mut IndexWriter,
+    watch: &mut Stopwatch<'_>,
+) -> Result<Done, BuilderError> {
+    let keys = build.keys();
+    let all = [
+        &keys.summary,
+        &keys.assign,
+        &keys.middle,
+        &keys.rows,
+        &keys.leaves,
+        &keys.prune,
+        &keys.graph,
+        &keys.repair,
+        &keys.place,
+        &keys.order,
+    ];
+    let before = build.store.len();
+    let stale = build.store.keep_only(&all.map(Clone::clone))?;
+    if before > 0 {
+        let folder = build.store.folder().display();
+        tracing::info!("{folder}: going on with {} finished units", before - stale);
+        if stale > 0 {
+            tracing::info!("{folder}: {stale} units were of other parameters, and are made again");
+        }
+    }
+    for _ in 0..DAMAGED_AT_MOST {
+        match build.stages(&keys, watch).and_then(|finished| write::write(build, finished, writer, watch)) {
+            Err(BuilderError::Spoiled { path, stage, number }) => {
+                tracing::warn!("{}: damaged; this unit is made again", path.display());
+                build.store.remove(stage, Some(number))?;
+            }
+            Err(error) => return Err(error),
+            Ok(entry) => {
+                return Ok(Done { entry, resumed: before - stale, units: build.store.made() + before - stale });
+            }
+        }
+    }
+    Err(BuilderError::damaged(build.store.folder(), format!("more than {DAMAGED_AT_MOST} units were damaged")))
+}
+
+/// What writing needs.
+struct Finished {
+    summary: Summary,
+    middle: Middle,
+    rows: rows::HomeRows,
+    graph: graph::DriveGraph,
+    /// Row at each position of the file.
+    order: Vec<u32>,
+}
+
+impl<B: Backend> Build<'_, B> {
+    fn n(&self) -> usize {
+        self.source.len() as usize
+    }
+
+    fn dtype(&self) -> DType {
+        self.source.dtype()
+    }
+
+    /// Makes some rows resident, as part of all.
+    fn upload(&self, rows: Rows, whole: &Whole) -> Result<B::Rows, BuilderError> {
+        Ok(self.backend.upload_part(Arc::new(rows), self.metric, whole)?)
+    }
+
+    fn keys(&self) -> Keys {
+        let (p, plan) = (self.params, &self.plan);
+        let summary = Key::new(
+            "summary 1",
+            None,
+            &[
+                self.fingerprint.to_string(),
+                format!("{} {} {} {}", self.n(), self.source.dim(), self.dtype(), self.metric),
+                format!("units of {} rows", plan.unit_rows),
+            ],
+        );
+        let assign = Key::new("assign 1", Some(&summary), &[format!("seed {}", p.seed)]);
+        let middle = Key::new("middle 1", Some(&assign), &[]);
+        let rows = Key::new("rows 1", Some(&assign), &[]);
+        let kept = super::partition::candidates_kept(p.max_degree);
+        let groups = format!("keep {kept} groups of {} places", plan.group_places);
+        let leaves = Key::new("leaves 1", Some(&rows), &[groups]);
+        let pruning = format!("degree {} alpha {}", p.max_degree, p.alpha);
+        let prune = Key::new("prune 1", Some(&leaves), &[pruning]);
+        let graph = Key::new("graph 1", Some(&prune), &[]);
+        let repair = Key::new("repair 1", Some(&graph), &[format!("list {}", p.build_list)]);
+        let place = Key::new("place 1", Some(&rows), &[]);
+        let per_page = p.node_layout(self.dtype(), self.source.dim(), self.metric).nodes_per_page();
+        let order = Key::new("order 1", Some(&repair), &[format!("{per_page} nodes a page")]);
+        Keys { summary, assign, middle, rows, leaves, prune, graph, repair, place, order }
+    }
+
+    /// Whether every unit of a stage is finished.
+    fn all(&self, stage: &'static str, key: &Key, units: u32) -> bool {
+        (0..units).all(|number| self.store.has(Unit { stage, number }, key))
+    }
+
+    /// Makes the units of a stage that are missing; between two, the build may be stopped.
+    fn each_missing(
+        &self,
+        stage: &'static str,
+        key: &Key,
+        units: u32,
+        mut make: impl FnMut(Unit) -> Result<(), BuilderError>,
+    ) -> Result<(), BuilderError> {
+        for number in 0..units {
+            let unit = Unit { stage, number };
+            if !self.store.has(unit, key) {
+                make(unit)?;
+                return_freed_memory();
+                self.may_stop()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn may_stop(&self) -> Result<(), BuilderError> {
+        if (self.stop)() {
+            let folder = self.store.folder().to_path_buf();
+            return Err(BuilderError::Interrupted { folder, units: self.store.len() });
+        }
+        Ok(())
+    }
+
+    /// All stages up to the order of the file, as far as they are not finished.
+    fn stages(&self, keys: &Keys, watch: &mut Stopwatch<'_>) -> Result<Finished, BuilderError> {
+        let (units, n) = (self.plan.units, self.n() as u64);
+        let summary = self.summary(keys, watch)?;
+        let middle = self.middle(keys, &summary, watch)?;
+        if !self.all("graph", &keys.graph, units) {
+            if !self.all("prune", &keys.prune, units) {
+                self.assign(keys, &summary, watch)?;
+                let rows = self.home_rows(keys, &summary, watch)?;
+                watch.stage("leaves", 8 * n);
+                let groups = self.leaves(keys, &summary, &middle, &rows)?;
+                watch.stage("prune", n);
+                self.prune(keys, &summary, &rows, &groups)?;
+            }
+            self.store.remove("leaves", None)?;
+            let rows = self.home_rows(keys, &summary, watch)?;
+            watch.stage("reverse", n);
+            self.graph(keys, &summary, &rows)?;
+        }
+        self.store.remove("prune", None)?;
+        let rows = self.home_rows(keys, &summary, watch)?;
+        self.store.remove("assign", None)?;
+        watch.stage("repair", 0);
+        let graph = self.repaired(keys, &summary, &middle, &rows)?;
+        watch.stage("order", n);
+        let order = self.order(keys, &summary, &rows, &graph)?;
+        Ok(Finished { summary, middle, rows, graph, order })
+    }
+}
+
+/// Little-endian numbers of a unit's segment.
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytemuck::pod_collect_to_vec(bytes)
+}
