@@ -1,4 +1,4 @@
-//! `kiln`: parse, run one command, exit. 0 is success, 1 a failure, 2 a command line that cannot work.
+//! `kiln`: parse, run one command, exit. 0 is success, 1 a failure, 2 a command line that cannot work, 130 a stop that was asked for.
 
 mod commands;
 mod terminal;
@@ -6,12 +6,14 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use commands::budget::STOPPED;
 #[cfg(feature = "serve")]
 use commands::serve;
 use commands::{
     StdoutClosed, UsageError, bench, bench_kernels, build, completions, datasets, devices, inspect, load, report,
     search, tune,
 };
+use kiln_builder::BuilderError;
 
 /// Builds, searches and measures approximate-nearest-neighbour indexes that live in one file on an SSD.
 #[derive(Parser)]
@@ -35,7 +37,7 @@ Examples:
   kiln search sift.kiln --queries sift.hdf5 --search-list 40 --residency ssd
   kiln tune sift.kiln --queries sift.hdf5 --recall .95
 
-Exit codes: 0 success, 1 failure, 2 usage. Results go to standard output, all else to standard error.";
+Exit codes: 0 success, 1 failure, 2 usage, 130 stopped by a signal. Results go to standard output, all else to standard error.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -108,7 +110,11 @@ fn main() -> ExitCode {
         Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => {
             terminal::tell_error(&error);
-            if error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            match error.downcast_ref::<BuilderError>() {
+                Some(BuilderError::Interrupted { .. }) => ExitCode::from(STOPPED as u8),
+                _ if error.is::<UsageError>() => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

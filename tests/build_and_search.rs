@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use serde_json::Value;
 
-const BUILD_KEYS: [&str; 14] = [
+const BUILD_KEYS: [&str; 15] = [
     "index",
     "path",
     "params",
@@ -19,6 +19,7 @@ const BUILD_KEYS: [&str; 14] = [
     "seconds",
     "cpu_seconds",
     "peak_rss_bytes",
+    "peak_anonymous_bytes",
     "index_bytes",
 ];
 

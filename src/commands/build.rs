@@ -9,6 +9,7 @@ use kiln_kernels::codec::CodecKind;
 use kiln_kernels::pq::CodeBits;
 use serde_json::{Map, Value, json};
 
+use super::budget::BudgetArgs;
 use super::device::DeviceArgs;
 use super::{IndexArg, MetricArg, UsageError, bytes, metric_of, open_dataset, print, with_threads, write_json};
 use crate::terminal::TerminalProgress;
@@ -17,6 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   kiln build --dataset sift-128-euclidean.hdf5 --index vamana --out sift.kiln
   kiln build --dataset base.fbin --metric ip --index ivf-pq --nlist 4096 --m 48 --out base.kiln
+  kiln build --dataset billion.u8bin --metric l2 --index vamana --out billion.kiln --memory-budget 64GiB --dry-run
 
 Parameters that are not given are derived from the data and printed.";
 
@@ -45,6 +47,8 @@ pub struct Args {
     threads: Option<usize>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
     /// Write what was built, as JSON, to this file (- for standard output)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -241,10 +245,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         out: &args.out,
     };
     let progress = TerminalProgress::new();
-    let report = with_threads(args.threads, || -> anyhow::Result<BuildReport> {
-        Ok(kiln_builder::build(&args.device.open()?, &request, &progress)?)
+    let report = with_threads(args.threads, || -> anyhow::Result<Option<BuildReport>> {
+        let device = args.device.open()?;
+        match args.budget.memory() {
+            Some(memory) => args.budget.build(memory, &device, &request, &progress),
+            None => Ok(Some(kiln_builder::build(&device, &request, &progress)?)),
+        }
     })??;
     drop(progress);
+    let Some(report) = report else { return Ok(()) };
     if let Some(path) = &args.json {
         write_json(path, &document(&report))?;
     }
@@ -266,7 +275,7 @@ fn document(report: &BuildReport) -> Value {
     let mut seconds: Map<String, Value> =
         report.stage_seconds.iter().map(|(stage, s)| (stage.clone(), json!(s))).collect();
     seconds.insert("total".into(), json!(report.total_seconds));
-    json!({
+    let mut document = json!({
         "index": report.index.name(),
         "path": report.path,
         "params": report.params.by_name(),
@@ -280,6 +289,11 @@ fn document(report: &BuildReport) -> Value {
         "seconds": seconds,
         "cpu_seconds": report.cpu_seconds,
         "peak_rss_bytes": report.peak_rss_bytes,
+        "peak_anonymous_bytes": report.peak_anonymous_bytes,
         "index_bytes": report.index_bytes,
-    })
+    });
+    if let Some(durable) = &report.durable {
+        document["durable"] = json!(durable);
+    }
+    document
 }

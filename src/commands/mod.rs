@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bench_kernels;
+pub mod budget;
 pub mod build;
 pub mod completions;
 pub mod datasets;
