@@ -93,7 +93,7 @@ fn stages(plan: &Plan, n: usize, dim: usize, dtype: DType, params: &VamanaParams
     let row = (dim * dtype.bytes()) as u64;
     let units = u64::from(plan.units);
     let (read, gathered) = ((plan.read_rows(row as usize) as u64) * row, plan.gathered as u64);
-    let unit = (plan.unit_rows * Plan::bytes_a_unit_row(params)) as u64;
+    let unit = (plan.unit_rows * Plan::bytes_a_unit_row(dim, dtype, params)) as u64;
     let groups = (8 * n).div_ceil(plan.group_places) as u64;
     let group = (plan.group_places * plan.bytes_a_place) as u64;
     let base = Plan::resident_bytes(n);

@@ -84,7 +84,7 @@ impl Plan {
         let leaders = crate::vamana::split::first_leaders(n, params.seed).len();
         let cluster = (FANOUT[0] * n).div_ceil(leaders).max(GROUP_PLACES);
         let places = 2 * cluster * Self::bytes_a_place(dim, dtype, params);
-        let unit = UNIT_ROWS.max(n.div_ceil(UNITS_AT_MOST)).min(n) * Self::bytes_a_unit_row(params);
+        let unit = UNIT_ROWS.max(n.div_ceil(UNITS_AT_MOST)).min(n) * Self::bytes_a_unit_row(dim, dtype, params);
         let leader_rows = 4 * leaders * dim * dtype.bytes();
         // Codes are trained on a sample as f32, and on what training makes of it.
         let sample = if params.layout == Layout::Compact { 2 * n.min(SAMPLE_ROWS) * dim * size_of::<f32>() } else { 0 };
@@ -94,7 +94,7 @@ impl Plan {
 
     fn sized(n: usize, dim: usize, dtype: DType, params: &VamanaParams, budget: u64) -> Self {
         let work = (budget - Self::resident_bytes(n)) as usize;
-        let by_memory = work / 2 / Self::bytes_a_unit_row(params);
+        let by_memory = work / 2 / Self::bytes_a_unit_row(dim, dtype, params);
         let unit_rows = n.div_ceil(UNITS).max(UNIT_ROWS).min(by_memory).clamp(1, n);
         // A batch of leaves takes an eighth, a group three quarters at most.
         let a_batch_place = FANOUT[1] * (leaf_k(n) * 8 + 24);
@@ -118,9 +118,11 @@ impl Plan {
         dim * dtype.bytes() + bytes_a_row(candidates_kept(params.max_degree)) + 64
     }
 
-    /// Bytes that a row of a unit takes while it is merged and pruned, or gets its reverse edges.
-    pub(crate) fn bytes_a_unit_row(params: &VamanaParams) -> usize {
-        SPILLED * params.max_degree.div_ceil(64) + 16 * params.max_degree
+    /// Bytes that a row of a unit takes while it is merged and pruned, or gets its reverse edges, or is put in order: then it
+    /// is held twice.
+    pub(crate) fn bytes_a_unit_row(dim: usize, dtype: DType, params: &VamanaParams) -> usize {
+        let row = dim * dtype.bytes() + size_of::<u32>();
+        (SPILLED * params.max_degree.div_ceil(64) + 16 * params.max_degree).max(2 * row)
     }
 
     /// Bytes that are held whatever is worked on.
