@@ -124,6 +124,9 @@ impl<B: Backend> Build<'_, B> {
         rows: &HomeRows,
         locals: &mut Locals,
     ) -> Result<Option<Lists<u32>>, BuilderError> {
+        if points.is_empty() {
+            return Ok(Some(Lists::default()));
+        }
         let count = locals.choose(points.iter().chain(&candidates.items));
         if count * (self.source.dim() * self.dtype().bytes() + 4) > self.plan.gathered && points.len() > 1 {
             return Ok(None);
