@@ -30,8 +30,8 @@ pub mod reverse;
 pub mod rotation;
 pub mod rows;
 pub mod topk;
-pub mod whole;
 pub mod wgpu;
+pub mod whole;
 
 pub use self::wgpu::WgpuBackend;
 pub use adjacency::Adjacency;

@@ -142,7 +142,7 @@ pub fn reverse_edges<B: Backend>(
     let mut graph = Adjacency { max_degree: r, edges: Vec::with_capacity(n * r), degrees: Vec::with_capacity(n) };
     let all: Vec<u32> = (0..n as u32).collect();
     for block in all.chunks(BLOCK) {
-        let unions: Vec<Vec<u32>> = 
+        let unions: Vec<Vec<u32>> =
             block.par_iter().map(|&row| union(pruned.kept(row), named_by.get(row as usize), r)).collect();
         let (mut crowded, mut candidates) = (Vec::new(), Lists::default());
         for (&row, union) in block.iter().zip(&unions).filter(|(_, union)| union.len() > r) {

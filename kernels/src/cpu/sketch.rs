@@ -13,7 +13,6 @@ use crate::element::DType;
 use crate::metric::Metric;
 use crate::whole::SAMPLE;
 
-
 #[derive(Debug, Clone)]
 pub(crate) struct Sketch {
     /// Bytes of a row, padded to what products take.

@@ -19,7 +19,6 @@ use super::{Build, Keys, words};
 use crate::durable::{Artifact, Unit};
 use crate::error::BuilderError;
 
-
 pub(super) const STAGE: &str = "graph";
 
 /// A graph on the drive, by number of row: for each a degree and R places, in home order.

@@ -44,7 +44,7 @@ impl<B: Backend> Build<'_, B> {
         let mut reached = self.reached(middle.entry, rows, &graph)?;
         let entry = middle.entry;
         let mut links = OnDrive { build: self, summary, rows, graph: &mut graph, entry, scratch: Walk::default() };
-        tell(link_rest(&mut links, self.n(), self.params.max_degree, &mut reached)?);
+        tell(&link_rest(&mut links, self.n(), self.params.max_degree, &mut reached)?);
         let mut changed: Vec<(&u32, &Vec<u32>)> = graph.changed.iter().collect();
         changed.sort_unstable();
         let list = |(row, list): (&u32, &Vec<u32>)| [&[*row, list.len() as u32], &list[..]].concat();
