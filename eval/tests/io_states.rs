@@ -10,6 +10,7 @@ use kiln_builder::{
 };
 use kiln_datasets::{Dataset, read_all};
 use kiln_eval::page_cache::{PageCache, kernel_read_bytes};
+use kiln_eval::record::SettingRecord;
 use kiln_eval::{IndexSpec, IoState, Placement, Plan, load, metrics, provenance, run_bench};
 use kiln_kernels::{CpuBackend, Metric, NoProgress};
 
@@ -99,17 +100,17 @@ fn every_state_is_measured_apart_and_says_what_the_cache_held() {
         assert!(setting.failure.as_ref().is_some_and(|why| why.contains("raise the cap")), "{:?}", setting.failure);
     }
 
-    // The same answers everywhere, and the drive's figures only where there is a drive.
-    let hits = |params: usize, state| of(state)[params].answers.strict_hits.clone();
-    for (position, memory) in of(None).into_iter().enumerate() {
+    // The same answers everywhere, and the drive's figures only where there is a drive. Settings stand in the order in
+    // which they were finished.
+    let like = |memory: &SettingRecord, state| *of(state).iter().find(|s| s.params == memory.params).expect("measured");
+    for memory in of(None) {
         assert!(memory.answers.io_wait_us.is_empty() && memory.answers.kernel_bytes.is_none());
         assert!(metrics::recall(memory).is_some_and(|recall| recall > 0.5));
-        let cold = of(Some(IoState::Cold))[position];
-        assert_eq!(cold.params, memory.params);
+        let (cold, warm) = (like(memory, Some(IoState::Cold)), like(memory, Some(IoState::Warm)));
         let answers = &cold.answers;
         assert_eq!((answers.cache_hits.len(), answers.io_wait_us.len(), answers.pages.len()), (60, 60, 60));
         assert!(metrics::pages_per_query(cold).is_some_and(|pages| pages > 1.0));
-        assert_eq!(hits(position, Some(IoState::Cold)), hits(position, Some(IoState::Warm)));
+        assert_eq!(answers.strict_hits, warm.answers.strict_hits);
         assert!(cold.serving_bytes.is_some() && memory.serving_bytes > cold.serving_bytes);
     }
 
