@@ -116,6 +116,13 @@ impl Simulated {
         state.names.iter().map(|(path, &inode)| (path.clone(), state.contents[inode].live.len())).collect()
     }
 
+    /// Bytes of all files that are not zero, as holes are.
+    pub(crate) fn nonzero_bytes(&self) -> usize {
+        let state = self.0.lock().expect("no panic");
+        let of = |&inode: &usize| state.contents[inode].live.iter().filter(|&&byte| byte != 0).count();
+        state.names.values().map(of).sum()
+    }
+
     fn operate<R>(&self, writes: bool, work: impl FnOnce(&mut State) -> io::Result<R>) -> io::Result<R> {
         let mut state = self.0.lock().expect("no panic");
         let now = state.operations;

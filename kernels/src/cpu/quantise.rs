@@ -10,8 +10,8 @@ use crate::distance::{Isa, Level};
 use crate::element::Element;
 use crate::pq::{CodeBits, ProductQuantizer};
 
-/// Rows of one product. Fixed, so that results do not depend on threads.
-const POINT_TILE: usize = 256;
+/// Rows of one product.
+const POINT_TILE: usize = crate::kmeans::ROWS_AT_A_TIME;
 
 /// Below this many coordinates a product has too little to do: centroids are scored coordinate by coordinate.
 const NARROW: usize = 16;
