@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use common::*;
 use serde_json::Value;
 
-const BUDGET: &str = "80MiB";
-const BUDGET_BYTES: f64 = 80.0 * 1_048_576.0;
+const BUDGET: &str = "112MiB";
+const BUDGET_BYTES: f64 = 112.0 * 1_048_576.0;
 /// 128 MB of rows, more than the budget.
 const ROWS: &str = "synth:rows=2000000,dim=64,dtype=u8,lid=8,clusters=200";
 const FEW: &str = "synth:rows=60000,dim=32,dtype=u8,lid=8,queries=50";

@@ -16,6 +16,7 @@ use crate::ivf::external::Shape;
 use crate::params::{IndexParams, IvfPqParams, Layout, VamanaParams};
 use crate::resources::Stopwatch;
 use crate::search_types::IndexKind;
+use crate::vamana;
 use crate::vamana::external::Plan;
 use crate::vamana::split::first_leaders;
 
@@ -158,9 +159,7 @@ impl BuildPlan {
         self.stages.iter().map(|stage| stage.seconds).sum()
     }
 
-    /// The same with times, from an index of the first rows that `backend` builds in memory. Stages are linear in the
-    /// number of rows, but for the choice among leaders, which become more with the rows until there are 8,192, and among
-    /// lists.
+    /// The same with times, from an index of the first rows that `backend` builds in memory.
     ///
     /// # Errors
     /// Rows that cannot be read, or a device that fails.
@@ -172,50 +171,81 @@ impl BuildPlan {
         // The index of these rows goes as soon as it is made.
         let mut writer = IndexWriter::create(&beside(request.out, ".calibration"))?;
         let mut watch = Stopwatch::start(&NoProgress);
-        let metric = request.metric;
-        let more = self.n as f64 / few as f64;
-        let scale: Box<dyn Fn(&str, &dyn Fn(&str) -> f64) -> f64> = match self.params.clone() {
+        let (metric, to, timed) = (request.metric, &mut writer, &mut watch);
+        let fewer = match &self.params {
             IndexParams::Vamana(params) => {
-                let (progress, writer, watch) = (&NoProgress, &mut writer, &mut watch);
-                crate::vamana::build::build_and_write(backend, &rows, metric, &params, writer, watch, progress)?;
-                let leaders = |n: u64| first_leaders(n as usize, params.seed).len() as f64;
-                let more_leaders = leaders(self.n) / leaders(few);
-                let more_places = (self.n.isqrt() as f64) / few.isqrt().max(1) as f64;
-                Box::new(move |stage, seconds| match stage {
-                    "partition" => seconds("partition") * more * more_leaders,
-                    "order" => seconds("order") * more * more_places,
-                    "write" => seconds("train codes") + (seconds("encode") + seconds("write")) * more,
-                    name => seconds(name) * more,
-                })
+                vamana::build::build_and_write(backend, &rows, metric, params, to, timed, &NoProgress)?;
+                self.params.clone()
             }
             IndexParams::IvfPq(params) => {
-                let nlist = params.nlist.min(few as usize / 16).max(1);
-                let fewer = IvfPqParams { nlist, ..params.clone() };
-                let (progress, writer, watch) = (&NoProgress, &mut writer, &mut watch);
-                ivf::build::build_and_write(backend, &rows, metric, &fewer, writer, watch, progress)?;
-                let more_lists = params.nlist as f64 / nlist as f64;
-                let of = |n: u64, params| ivf::external::training_rows(n, params) as f64;
-                let more_sample = of(self.n, &params) / of(few, &fewer);
-                let more_residuals = self.n.min(ivf::build::RESIDUAL_ROWS as u64) as f64 / few as f64;
-                let of_second = if params.soar { more_lists } else { 1.0 };
-                Box::new(move |stage, seconds| match stage {
-                    "sample" => reading * more,
-                    "train" => seconds("train") * more_sample * more_lists,
-                    "train codes" => seconds("train codes") * more_residuals,
-                    "encode" => (reading + seconds("assign") * more_lists + seconds("encode") * of_second) * more,
-                    name => seconds(name) * more,
-                })
+                let fewer = IvfPqParams { nlist: params.nlist.min(few as usize / 16).max(1), ..params.clone() };
+                ivf::build::build_and_write(backend, &rows, metric, &fewer, to, timed, &NoProgress)?;
+                IndexParams::IvfPq(fewer)
             }
         };
-        let measured = watch.finish().stage_seconds;
-        let seconds = |name: &str| measured.iter().filter(|(stage, _)| stage == name).map(|(_, s)| s).sum::<f64>();
+        let measured = Measured { few, n: self.n, reading, stages: watch.finish().stage_seconds };
         let on_cpu = backend.describe().starts_with("cpu");
         for stage in &mut self.stages {
-            stage.seconds = ON_DRIVE * scale(stage.name, &seconds);
+            let seconds = match (&self.params, &fewer) {
+                (IndexParams::IvfPq(params), IndexParams::IvfPq(fewer)) => measured.of_lists(stage.name, params, fewer),
+                (params, _) => measured.of_graph(stage.name, params.seed()),
+            };
+            stage.seconds = ON_DRIVE * seconds;
             if on_cpu {
                 stage.device_bytes = 0;
             }
         }
         Ok(self)
+    }
+}
+
+/// What an index of a few of the rows took.
+struct Measured {
+    few: u64,
+    n: u64,
+    /// Seconds to read them.
+    reading: f64,
+    stages: Vec<(String, f64)>,
+}
+
+impl Measured {
+    fn seconds(&self, name: &str) -> f64 {
+        self.stages.iter().filter(|(stage, _)| stage == name).map(|(_, seconds)| seconds).sum()
+    }
+
+    fn more(&self) -> f64 {
+        self.n as f64 / self.few as f64
+    }
+
+    /// A stage of a graph for all rows: linear in their number, but for the choice among leaders, which become more with
+    /// the rows until there are 8,192.
+    fn of_graph(&self, stage: &str, seed: u64) -> f64 {
+        let (more, leaders) = (self.more(), |n: u64| first_leaders(n as usize, seed).len() as f64);
+        match stage {
+            "partition" => self.seconds("partition") * more * (leaders(self.n) / leaders(self.few)),
+            "order" => self.seconds("order") * more * (self.n.isqrt() as f64 / self.few.isqrt().max(1) as f64),
+            "write" => self.seconds("train codes") + (self.seconds("encode") + self.seconds("write")) * more,
+            name => self.seconds(name) * more,
+        }
+    }
+
+    /// A stage of lists for all rows: linear in their number, and where rows are compared with all lists in that of those.
+    fn of_lists(&self, stage: &str, params: &IvfPqParams, fewer: &IvfPqParams) -> f64 {
+        let more_lists = params.nlist as f64 / fewer.nlist as f64;
+        let rows = |sample: u64| sample.min(self.n) as f64 / sample.min(self.few) as f64;
+        match stage {
+            "sample" => self.reading * self.more(),
+            "train" => {
+                let sampled = |n, params| ivf::external::training_rows(n, params) as f64;
+                self.seconds("train") * (sampled(self.n, params) / sampled(self.few, fewer)) * more_lists
+            }
+            "train codes" => self.seconds("train codes") * rows(ivf::build::RESIDUAL_ROWS as u64),
+            "encode" => {
+                let again = if params.soar { more_lists } else { 1.0 };
+                let a_row = self.reading + self.seconds("assign") * more_lists + self.seconds("encode") * again;
+                a_row * self.more()
+            }
+            name => self.seconds(name) * self.more(),
+        }
     }
 }

@@ -196,7 +196,7 @@ impl Shape<'_> {
 
     /// Residuals as f32, and what training makes of them: with a rotation they are rotated, divided and decoded.
     fn training_codes(&self) -> u64 {
-        let copies = if self.params.opq { 7 } else { 3 };
+        let copies = if self.params.opq { 6 } else { 2 };
         (RESIDUAL_ROWS as u64).min(self.n) * (copies * 4 * self.dim as u64 + 2 * self.row() + 64)
     }
 
