@@ -271,8 +271,10 @@ mod tests {
 
     #[test]
     fn a_clustering_goes_on_as_if_it_had_not_stopped() {
-        // Blobs that attract too many of the first centroids, so that some are moved.
-        let (backend, rows, metric) = (CpuBackend::new(), skewed(3000), Metric::L2);
+        // Half the rows are one row: all centroids that begin there but one are left without points, and moved.
+        let cell = |(i, j): (usize, usize)| if i % 2 == 0 { 0.0 } else { (i * (j + 3) % 101) as f32 };
+        let rows = Arc::new(f32::into_rows(Array2::from_shape_fn((3000, 4), cell)));
+        let (backend, metric) = (CpuBackend::new(), Metric::L2);
         let params = BalancedParams { nlist: 60, iterations: 8, seed: 3 };
         let whole = balanced(&backend, &rows, metric, params, &NoProgress).unwrap();
         let points = backend.upload(Arc::clone(&rows), metric).unwrap();

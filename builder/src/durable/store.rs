@@ -333,11 +333,13 @@ impl Store {
         self.write_manifest(&state.manifest)
     }
 
-    /// Frees the whole blocks of the drive within a part of a segment that nobody will read again, of a unit that was
-    /// [disowned](Self::disown).
+    /// Frees the space of a segment up to the end of a part, where nobody will read that or what is before it again, of a unit
+    /// that was [disowned](Self::disown). Parts are to follow one another, so that no block of the drive is kept for its two
+    /// halves.
     pub(crate) fn spend_part(&self, artifact: &Artifact, segment: usize, part: Range<u64>) -> Result<(), BuilderError> {
-        let at = artifact.segments[segment].at;
-        let range = (at + part.start).next_multiple_of(ALIGNMENT)..(at + part.end) / ALIGNMENT * ALIGNMENT;
+        let Segment { at, bytes, .. } = artifact.segments[segment];
+        let end = if part.end == bytes { bytes.next_multiple_of(ALIGNMENT) } else { part.end / ALIGNMENT * ALIGNMENT };
+        let range = at + part.start / ALIGNMENT * ALIGNMENT..at + end;
         if range.is_empty() {
             return Ok(());
         }

@@ -266,3 +266,46 @@ impl Shape<'_> {
         pass + sample + trained + u64::from(plan.units) * unit
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::IndexParams;
+    use crate::search_types::IndexKind;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_is_kept_to(
+            (n, dim) in (prop_oneof![1u64..2000, 1000u64..ROWS_AT_MOST], 1usize..2000),
+            dtype in prop::sample::select(vec![DType::U8, DType::F32]),
+            codec in prop::sample::select(CodecKind::all().collect::<Vec<_>>()),
+            (soar, opq) in any::<(bool, bool)>(),
+            more in prop_oneof![Just(0u64), 1u64..1 << 36],
+        ) {
+            let IndexParams::IvfPq(params) = IndexParams::defaults(IndexKind::IvfPq, n, dim) else {
+                unreachable!("asked for")
+            };
+            let params = IvfPqParams { codec, soar, opq, ..params };
+            let shape = Shape { n, dim, dtype, metric: Metric::L2, params: &params };
+            let budget = shape.least() + more;
+            prop_assert!(Plan::new(shape, shape.least() - 1).is_err());
+            let plan = Plan::new(shape, budget).expect("enough");
+            for stage in plan.stages(shape) {
+                prop_assert!(stage.memory_bytes <= budget, "{stage:?} of {budget}: {plan:?}");
+            }
+            prop_assert!(u64::from(plan.units) <= UNITS_AT_MOST && plan.unit_rows % ROWS_AT_A_TIME as u64 == 0);
+            prop_assert!(plan.block_rows % ROWS_AT_A_TIME == 0 && plan.window_rows % BLOCK as u64 == 0);
+            let mut next = 0;
+            for unit in 0..plan.units {
+                let rows = plan.rows_of(unit, n);
+                prop_assert!(rows.start == next && !rows.is_empty());
+                next = rows.end;
+            }
+            prop_assert_eq!(next, n);
+            if n > 64 * UNIT_ROWS {
+                prop_assert!(plan.unit_rows <= n.div_ceil(UNITS).next_multiple_of(ROWS_AT_A_TIME as u64));
+            }
+        }
+    }
+}
