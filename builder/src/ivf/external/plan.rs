@@ -78,11 +78,12 @@ impl Plan {
         }
         let tile = ROWS_AT_A_TIME as u64;
         let work = budget - shape.fixed();
-        let by_memory = (work / 2 / shape.a_unit_row()) / tile * tile;
+        let pass = work - shape.of_second();
+        let by_memory = pass / 2 / shape.a_unit_row() / tile * tile;
         // The last unit may be smaller; none has part of a tile but the last.
         let wanted = shape.n.div_ceil(UNITS).max(UNIT_ROWS).min(by_memory).max(tile);
         let unit_rows = wanted.next_multiple_of(tile).min(by_memory.max(tile));
-        let block = (work - shape.of_second()) / 3 / shape.a_block_row() / tile * tile;
+        let block = pass / 3 / shape.a_block_row() / tile * tile;
         let window = (work - shape.tables(shape.n.div_ceil(unit_rows)) - shape.sums()) / 2 / shape.a_window_row();
         Ok(Self {
             unit_rows,
@@ -169,8 +170,8 @@ impl Shape<'_> {
     /// The smallest budget that is accepted.
     fn least(&self) -> u64 {
         let unit = self.n.div_ceil(UNITS_AT_MOST).max(ROWS_AT_A_TIME as u64).min(self.n);
-        let pass = (2 * (unit + ROWS_AT_A_TIME as u64) * self.a_unit_row())
-            .max(3 * BLOCK_ROWS.0 as u64 * self.a_block_row() + 4 * self.of_second());
+        let unit = 2 * (unit + ROWS_AT_A_TIME as u64) * self.a_unit_row();
+        let pass = self.of_second() + unit.max(3 * BLOCK_ROWS.0 as u64 * self.a_block_row());
         let write = self.tables(UNITS_AT_MOST) + self.sums() + 2 * WINDOW_ROWS.0 * self.a_window_row();
         self.fixed() + self.choosing().max(self.training()).max(self.training_codes()).max(pass).max(write)
     }

@@ -77,12 +77,17 @@ pub(super) fn write<B: Backend>(
 }
 
 impl<B: Backend> Lists<'_, '_, B> {
-    /// Between windows the build may be stopped, unless what was read is gone.
-    fn after(&self, columns: &[Column<'_>], window: &Window) -> Result<(), BuilderError> {
-        if !self.build.plan.frees {
-            return self.build.work().may_stop();
+    /// Frees what was read for the last time, where there is no room for it and the index.
+    fn done_with(&self, columns: &[Column<'_>], window: &Window) -> Result<(), BuilderError> {
+        match self.build.plan.frees {
+            true => columns.iter().try_for_each(|&column| self.spilled.spend(column, window)),
+            false => Ok(()),
         }
-        columns.iter().try_for_each(|&column| self.spilled.spend(column, window))
+    }
+
+    /// Between windows the build may be stopped, unless what was read is gone.
+    fn may_stop(&self) -> Result<(), BuilderError> {
+        if self.build.plan.frees { Ok(()) } else { self.build.work().may_stop() }
     }
 
     /// The directory and the lists.
@@ -166,7 +171,8 @@ impl<B: Backend> Lists<'_, '_, B> {
         let from = Column { table: &self.spilled.second, segment: pass::SPILLED_FROM, width: 8 };
         // Rows that lists are coded from are still to be written.
         let spent = if self.trained.codec.codes_residuals() { vec![second, from] } else { vec![own, second, from] };
-        self.after(&spent, window)
+        self.done_with(&spent, window)?;
+        self.may_stop()
     }
 
     /// Codes of some rows of a list, which has its own rows and then the spilled.
@@ -232,7 +238,8 @@ impl<B: Backend> Lists<'_, '_, B> {
                 .for_each(|(i, into)| write_record(v.row(i), record, into)));
             sink.write(&records)?;
             self.build.progress.advance(rows.len() as u64);
-            self.after(&[vectors], &window)?;
+            self.done_with(&[vectors], &window)?;
+            self.may_stop()?;
         }
         Ok(())
     }
@@ -247,7 +254,7 @@ impl<B: Backend> Lists<'_, '_, B> {
                 bytes.as_chunks::<4>().0.iter().flat_map(number).collect()
             })?;
             sink.write(&numbers)?;
-            self.after(&[column], &window)?;
+            self.done_with(&[column], &window)?;
         }
         Ok(())
     }
