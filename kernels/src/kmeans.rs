@@ -290,6 +290,23 @@ mod tests {
     }
 
     #[test]
+    fn among_thousands_of_centroids_the_first_nearest_is_found() {
+        // Small whole numbers: every sum is exact, and there are ties.
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let mut draw = |n: usize| Array2::from_shape_simple_fn((n, 20), || rng.random_range(0..4) as f32);
+        let (points, centroids) = (draw(300), draw(2500));
+        let backend = CpuBackend::new();
+        let resident = backend.upload(Arc::new(f32::into_rows(points.clone())), Metric::L2).unwrap();
+        let step = backend.kmeans_step(&resident, centroids.view()).unwrap();
+        for (i, point) in points.outer_iter().enumerate() {
+            let distances = centroids.outer_iter().map(|c| (&c - &point).mapv(|x| x * x).sum());
+            let first = |best: (usize, f32), next: (usize, f32)| if next.1 < best.1 { next } else { best };
+            let nearest = distances.enumerate().reduce(first).expect("some");
+            assert_eq!((step.assignments[i] as usize, step.distances[i]), nearest, "point {i}");
+        }
+    }
+
+    #[test]
     fn shares_follow_counts() {
         assert_eq!(proportional(&[100, 0, 100], 4), [2, 0, 2]);
         assert_eq!(proportional(&[1, 1, 98], 10).iter().sum::<usize>(), 10);
