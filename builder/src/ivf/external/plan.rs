@@ -31,8 +31,8 @@ const BLOCK_ROWS: (usize, usize) = (8 * ROWS_AT_A_TIME, 128 * ROWS_AT_A_TIME);
 /// Rows whose lists are put together at a time.
 const WINDOW_ROWS: (u64, u64) = (64 * BLOCK as u64, 1 << 20);
 
-/// Bytes that a thread's products need beside their operands.
-const A_THREAD: usize = 4 << 20;
+/// Bytes that a thread's products and their packed operands take.
+const A_THREAD: u64 = 5 << 20;
 
 /// What is built.
 #[derive(Debug, Clone, Copy)]
@@ -177,10 +177,10 @@ impl Shape<'_> {
     }
 
     /// The program, the centroids, and what assigning takes whatever the number of rows: copies of the centroids, sums in f64,
-    /// and a tile's products for every thread.
+    /// and products for every thread.
     fn fixed(&self) -> u64 {
         let (centroids, threads) = (self.nlist() * self.dim as u64, rayon::current_num_threads() as u64);
-        let a_thread = 4 * ROWS_AT_A_TIME as u64 * (self.nlist() + self.dim as u64) + A_THREAD as u64;
+        let a_thread = 4 * (ROWS_AT_A_TIME * self.dim) as u64 + A_THREAD;
         PROGRAM_BYTES + centroids * (3 * 4 + 8) + 64 * self.nlist() + threads * a_thread
     }
 
