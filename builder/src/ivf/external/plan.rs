@@ -8,7 +8,7 @@ use kiln_kernels::{DType, Metric};
 
 use crate::error::BuilderError;
 use crate::file::PAGE;
-use crate::ivf::build::{RESIDUAL_ROWS, TRAINING_ROWS_PER_LIST};
+use crate::ivf::build::{ITERATIONS, RESIDUAL_ROWS, TRAINING_ROWS_PER_LIST};
 use crate::ivf::spill::CHUNK;
 use crate::params::IvfPqParams;
 use crate::plan::PlannedStage;
@@ -106,7 +106,7 @@ impl Plan {
         let block = self.block_rows as u64 * shape.a_block_row() + shape.of_second();
         let window = self.window_rows * shape.a_window_row();
         let tables = shape.tables(u64::from(self.units)) + shape.sums();
-        let trained = super::super::build::ITERATIONS as u64 + 1;
+        let trained = ITERATIONS as u64 + 1;
         let stage = |name, units, memory: u64, device_bytes| PlannedStage {
             name,
             units,
@@ -295,8 +295,9 @@ mod tests {
             for stage in plan.stages(shape) {
                 prop_assert!(stage.memory_bytes <= budget, "{stage:?} of {budget}: {plan:?}");
             }
-            prop_assert!(u64::from(plan.units) <= UNITS_AT_MOST && plan.unit_rows % ROWS_AT_A_TIME as u64 == 0);
-            prop_assert!(plan.block_rows % ROWS_AT_A_TIME == 0 && plan.window_rows % BLOCK as u64 == 0);
+            prop_assert!(u64::from(plan.units) <= UNITS_AT_MOST);
+            prop_assert!(plan.unit_rows.is_multiple_of(ROWS_AT_A_TIME as u64));
+            prop_assert!(plan.block_rows.is_multiple_of(ROWS_AT_A_TIME) && plan.window_rows.is_multiple_of(BLOCK as u64));
             let mut next = 0;
             for unit in 0..plan.units {
                 let rows = plan.rows_of(unit, n);
