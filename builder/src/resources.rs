@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use kiln_kernels::Progress;
 
+use crate::allocated;
+
 /// Memory of the program itself, of its threads, and of blocks on their way from and to files.
 pub(crate) const PROGRAM_BYTES: u64 = 48 << 20;
 
@@ -29,11 +31,13 @@ pub(crate) struct Used {
     pub cpu_seconds: f64,
     pub peak_rss_bytes: u64,
     pub peak_anonymous_bytes: u64,
+    pub peak_allocated_bytes: u64,
 }
 
 impl<'a> Stopwatch<'a> {
     pub(crate) fn start(progress: &'a dyn Progress) -> Self {
         reset_peak_rss();
+        allocated::start();
         let (stages, current, anonymous) = (Vec::new(), None, AnonymousPeak::start());
         Self { progress, started: Instant::now(), cpu_at_start: cpu_seconds(), stages, current, anonymous }
     }
@@ -54,6 +58,7 @@ impl<'a> Stopwatch<'a> {
             cpu_seconds: cpu_seconds() - self.cpu_at_start,
             peak_rss_bytes: peak_rss_bytes(),
             peak_anonymous_bytes: self.anonymous.finish(),
+            peak_allocated_bytes: allocated::most(),
             stage_seconds: self.stages,
         }
     }
