@@ -50,7 +50,8 @@ pub struct BuildPlan {
     pub stages: Vec<PlannedStage>,
     /// Most bytes of working files at a time.
     pub temp_bytes: u64,
-    /// Bytes free where they will lie, where the system says; less the index, if that will lie there too.
+    /// Bytes that they may take where they will lie, where the system says: what is free, and what they take already; less
+    /// the index, if that will lie there too and they do not make room for it.
     pub temp_free: Option<u64>,
     /// Bytes of the index.
     pub index_bytes: u64,

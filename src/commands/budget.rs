@@ -21,7 +21,7 @@ pub const STOPPED: i32 = 130;
 #[derive(Debug, Clone, clap::Args)]
 pub struct BudgetArgs {
     /// Build within so much memory, such as 16GiB: rows, and what is made of them, lie on the drive. What is finished is
-    /// kept, and the same command goes on from there. Of graphs for --method partition
+    /// kept, and the same command goes on from there. Graphs: only those of --method partition
     #[arg(long, value_name = "SIZE", value_parser = super::parse_bytes, help_heading = "Budget")]
     memory_budget: Option<u64>,
     /// Folder for the working files [default: that of the output]
