@@ -13,10 +13,9 @@ use crate::error::BuilderError;
 use crate::file::Section;
 use crate::file::writer::IndexWriter;
 use crate::meta::Meta;
-use crate::params::{GraphMethod, IndexParams, VamanaParams};
-use crate::resources::Stopwatch;
+use crate::params::{GraphMethod, IndexParams, IvfPqParams, VamanaParams};
+use crate::resources::{Stopwatch, folder_bytes, free_bytes};
 use crate::search_types::IndexKind;
-use crate::vamana::external::{self, Plan};
 use crate::vamana::split::LEAF_SIZE;
 use crate::{ivf, vamana};
 
@@ -155,9 +154,17 @@ impl WithinBudget<'_> {
             _ => beside(out, ".work"),
         }
     }
+
+    /// Bytes that the working files may take where they lie: what is free, and what they take already. `None` where the
+    /// system does not say.
+    pub(crate) fn room(&self, out: &Path) -> Option<u64> {
+        let folder = self.folder(out);
+        let at = folder.parent().map(|at| if at.as_os_str().is_empty() { Path::new(".") } else { at });
+        Some(at.and_then(free_bytes)? + folder_bytes(&folder))
+    }
 }
 
-/// Builds a Vamana index whose rows memory need not hold: the same bytes as [`build`], by the same backend.
+/// Builds an index whose rows memory need not hold: the same bytes as [`build`], by the same backend.
 ///
 /// Finished units of work are kept in a folder ([`WithinBudget::folder`]), and the same call goes on from there after any
 /// end of the process. The folder goes when the index is finished.
@@ -171,10 +178,9 @@ pub fn build_within<B: Backend>(
     within: &WithinBudget<'_>,
     progress: &dyn Progress,
 ) -> Result<BuildReport, BuilderError> {
-    let vamana = &checked_partition(request)?;
-    let params = request.params.clone();
-    let (n, dim) = (request.source.len() as usize, request.source.dim());
-    if n <= LEAF_SIZE {
+    let mut params = checked_in_parts(request)?;
+    let n = request.source.len() as usize;
+    if matches!(params, IndexParams::Vamana(_)) && n <= LEAF_SIZE {
         return build(backend, request, progress);
     }
     let folder = within.folder(request.out);
@@ -185,29 +191,21 @@ pub fn build_within<B: Backend>(
     let mut writer = IndexWriter::create(request.out)?;
     let mut watch = Stopwatch::start(progress);
     let dtype = stored_dtype(request, &mut watch, progress)?;
-    let source = Narrowed::new(request.source, dtype);
-    let plan = Plan::new(n, dim, dtype, vamana, within.memory)?;
-    let store = Store::open(Arc::new(Disk), &folder, &request.dataset_fingerprint)?;
-    let task = external::Build {
+    let parts = Parts {
         backend,
-        source: &source,
-        fingerprint: &request.dataset_fingerprint,
-        metric: request.metric,
-        params: vamana,
-        plan,
-        store: &store,
+        source: &Narrowed::new(request.source, dtype),
+        request,
+        store: &Store::open(Arc::new(Disk), &folder, &request.dataset_fingerprint)?,
+        within,
         progress,
-        stop: within.stop,
     };
-    let done = external::build_and_write(&task, &mut writer, &mut watch)?;
-    let durable = DurableReport {
-        memory_budget: within.memory,
-        temp_peak_bytes: store.peak_bytes(),
-        resumed_units: done.resumed,
-        units: done.units,
+    let (entry, resumed_units, units) = match &mut params {
+        IndexParams::Vamana(p) => parts.graph(p, &mut writer, &mut watch)?,
+        IndexParams::IvfPq(p) => parts.lists(p, &mut writer, &mut watch)?,
     };
-    let (entry, device) = (Some(done.entry), backend.describe());
-    let built = Built { params, dtype, entry, device, durable: Some(durable) };
+    let temp_peak_bytes = parts.store.peak_bytes();
+    let durable = DurableReport { memory_budget: within.memory, temp_peak_bytes, resumed_units, units };
+    let built = Built { params, dtype, entry, device: backend.describe(), durable: Some(durable) };
     let report = finish(request, built, writer, watch)?;
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         tracing::warn!("{}: cannot remove: {error}; the index is finished, and the folder may go", folder.display());
@@ -215,6 +213,71 @@ pub fn build_within<B: Backend>(
     // Only now: nobody begins in a folder that is about to go.
     drop(lock);
     Ok(report)
+}
+
+/// A build in parts, whatever the kind of index.
+struct Parts<'a, B> {
+    backend: &'a B,
+    /// The rows, in the type in which they are stored.
+    source: &'a dyn RowSource,
+    request: &'a BuildRequest<'a>,
+    store: &'a Store,
+    within: &'a WithinBudget<'a>,
+    progress: &'a dyn Progress,
+}
+
+/// The entry's position, units that were there before, and units in all.
+type Made = (Option<u32>, usize, usize);
+
+impl<B: Backend> Parts<'_, B> {
+    fn graph(
+        &self,
+        params: &VamanaParams,
+        writer: &mut IndexWriter,
+        watch: &mut Stopwatch<'_>,
+    ) -> Result<Made, BuilderError> {
+        let (n, dim, dtype) = (self.source.len() as usize, self.source.dim(), self.source.dtype());
+        let task = vamana::external::Build {
+            backend: self.backend,
+            source: self.source,
+            fingerprint: &self.request.dataset_fingerprint,
+            metric: self.request.metric,
+            params,
+            plan: vamana::external::Plan::new(n, dim, dtype, params, self.within.memory)?,
+            store: self.store,
+            progress: self.progress,
+            stop: self.within.stop,
+        };
+        let done = vamana::external::build_and_write(&task, writer, watch)?;
+        Ok((Some(done.entry), done.resumed, done.units))
+    }
+
+    /// Leaves in `params` the number of lists that there are.
+    fn lists(
+        &self,
+        params: &mut IvfPqParams,
+        writer: &mut IndexWriter,
+        watch: &mut Stopwatch<'_>,
+    ) -> Result<Made, BuilderError> {
+        let (n, dim, dtype) = (self.source.len(), self.source.dim(), self.source.dtype());
+        let shape = ivf::external::Shape { n, dim, dtype, metric: self.request.metric, params };
+        let plan = ivf::external::Plan::new(shape, self.within.memory)?;
+        let short = self.within.room(self.request.out).is_some_and(|room| room < shape.both_bytes(&plan));
+        let task = ivf::external::Build {
+            backend: self.backend,
+            source: self.source,
+            fingerprint: &self.request.dataset_fingerprint,
+            metric: self.request.metric,
+            params,
+            plan: ivf::external::Plan { frees: short && self.within.temp.is_none(), ..plan },
+            store: self.store,
+            progress: self.progress,
+            stop: self.within.stop,
+        };
+        let done = ivf::external::build_and_write(&task, writer, watch)?;
+        params.nlist = done.nlist;
+        Ok((None, done.resumed, done.units))
+    }
 }
 
 /// The parameters, once request and rows were looked at.
@@ -229,20 +292,24 @@ fn checked_params(request: &BuildRequest<'_>) -> Result<IndexParams, BuilderErro
         return refuse(format!("{dim} coordinates a row are more than an index holds ({MAX_DIM})"));
     }
     if n >= u64::from(u32::MAX) {
-        return refuse(format!("{n} rows are more than one index holds (4,294,967,294); split the data set"));
+        return refuse(format!(
+            "{n} rows are more than one index holds (4,294,967,294: its sections name rows by 32 bits); split the data set \
+             into shards, and build an index of each"
+        ));
     }
     request.params.validate(dim)?;
     Ok(request.params.clone())
 }
 
-/// The parameters, of a graph that is built in parts.
-pub(crate) fn checked_partition(request: &BuildRequest<'_>) -> Result<VamanaParams, BuilderError> {
+/// The parameters, of an index that is built in parts.
+pub(crate) fn checked_in_parts(request: &BuildRequest<'_>) -> Result<IndexParams, BuilderError> {
     match checked_params(request)? {
-        IndexParams::Vamana(params) if params.method == GraphMethod::Partition => Ok(params),
-        _ => {
-            let only = "a memory budget is kept by --index vamana --method partition only";
-            Err(BuilderError::Mismatch(format!("{only}: use these, or remove --memory-budget")))
-        }
+        IndexParams::Vamana(params) if params.method != GraphMethod::Partition => Err(BuilderError::Mismatch(
+            "a memory budget is kept by --index ivf-pq and by --index vamana --method partition only: use one of these, or \
+             remove --memory-budget"
+                .into(),
+        )),
+        params => Ok(params),
     }
 }
 

@@ -152,6 +152,14 @@ impl IndexParams {
         }
     }
 
+    /// Seed of every choice.
+    pub fn seed(&self) -> u64 {
+        match self {
+            IndexParams::Vamana(params) => params.seed,
+            IndexParams::IvfPq(params) => params.seed,
+        }
+    }
+
     /// The kind of index.
     pub fn kind(&self) -> IndexKind {
         match self {

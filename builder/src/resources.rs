@@ -10,6 +10,9 @@ use kiln_kernels::Progress;
 
 use crate::allocated;
 
+/// Memory of the program itself, of its threads, and of blocks on their way from and to files.
+pub(crate) const PROGRAM_BYTES: u64 = 48 << 20;
+
 /// Times the stages of a build, and announces each to a progress observer.
 pub(crate) struct Stopwatch<'a> {
     progress: &'a dyn Progress,
@@ -128,6 +131,13 @@ pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     // SAFETY: statvfs reads a string that ends in zero, and fills the struct it is given.
     let (done, found) = unsafe { (libc::statvfs(path.as_ptr(), found.as_mut_ptr()), found.assume_init()) };
     (done == 0).then(|| found.f_bavail as u64 * found.f_frsize as u64)
+}
+
+/// Bytes of the drive that the files in a folder take; 0 where there is no folder.
+pub(crate) fn folder_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| 512 * file.blocks()).sum()
 }
 
 /// Samples the anonymous memory of this process from a thread of its own: what is neither file nor shared.

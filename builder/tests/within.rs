@@ -4,13 +4,22 @@ mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{clustered, request, vamana};
-use kiln_builder::{BuilderError, GraphMethod, IndexParams, Layout, VamanaParams, WithinBudget, build, build_within};
+use common::{clustered, ivf_pq, request, vamana};
+use kiln_builder::{
+    BuilderError, GraphMethod, IndexParams, IvfPqParams, Layout, VamanaParams, WithinBudget, build, build_within,
+};
 use kiln_datasets::{Dataset, MemorySource, SynthSource, SynthSpec};
+use kiln_kernels::codec::CodecKind;
+use kiln_kernels::pq::CodeBits;
 use kiln_kernels::{CpuBackend, DType, Metric, NoProgress, Rows};
 
 fn partition(max_degree: usize, layout: Layout) -> IndexParams {
     IndexParams::Vamana(VamanaParams { method: GraphMethod::Partition, layout, ..vamana(max_degree, 40, 3) })
+}
+
+fn lists(nlist: usize, codec: CodecKind, m: usize) -> IvfPqParams {
+    let bits = if codec == CodecKind::Pq4 { CodeBits::Four } else { CodeBits::Eight };
+    IvfPqParams { codec, bits, ..ivf_pq(nlist, m) }
 }
 
 fn within(memory: u64, stop: &(dyn Fn() -> bool + Sync)) -> WithinBudget<'_> {
@@ -94,10 +103,33 @@ fn two_hundred_thousand_rows_are_the_same() {
 }
 
 #[test]
-fn a_build_that_is_stopped_goes_on_and_ends_the_same() {
+fn lists_are_those_of_a_build_in_memory() {
+    let soar = |params| IvfPqParams { soar: true, ..params };
+    for (dtype, n, metric, params) in [
+        (DType::U8, 20_000, Metric::L2, lists(256, CodecKind::Pq4, 12)),
+        (DType::I8, 9000, Metric::InnerProduct, soar(lists(64, CodecKind::Pq, 6))),
+        (DType::F32, 9001, Metric::Cosine, soar(lists(64, CodecKind::Rabitq(2), 6))),
+        (DType::F32, 5000, Metric::L2, IvfPqParams { opq: true, ..lists(30, CodecKind::Pq4, 6) }),
+        (DType::F16, 5000, Metric::Cosine, lists(1, CodecKind::Sq8, 6)),
+    ] {
+        same_bytes(clustered(dtype, n, 24, 5), metric, IndexParams::IvfPq(params));
+    }
+}
+
+#[test]
+fn a_graph_that_is_stopped_goes_on_and_ends_the_same() {
+    stopped_and_gone_on_with(partition(16, Layout::Compact), 11);
+}
+
+#[test]
+fn lists_that_are_stopped_go_on_and_end_the_same() {
+    stopped_and_gone_on_with(IndexParams::IvfPq(IvfPqParams { soar: true, ..lists(100, CodecKind::Pq4, 6) }), 4);
+}
+
+/// The last of many starts goes on from so many units at least.
+fn stopped_and_gone_on_with(params: IndexParams, kept: usize) {
     let (backend, folder) = (CpuBackend::new(), tempfile::tempdir().expect("temporary folder"));
     let source = MemorySource::new(clustered(DType::U8, 6000, 12, 5), "made-up rows");
-    let params = partition(16, Layout::Compact);
     let path = |name: &str| folder.path().join(name);
     let memory = least(&source, Metric::L2, &params);
     build(&backend, &request(&source, Metric::L2, params.clone(), &path("one.kiln")), &NoProgress).expect("built");
@@ -118,8 +150,8 @@ fn a_build_that_is_stopped_goes_on_and_ends_the_same() {
             Err(other) => panic!("{other}"),
         }
     };
-    assert!(stops > 5, "{stops} stops");
-    assert!(report.durable.expect("within a budget").resumed_units > 10);
+    assert!(stops > 3, "{stops} stops");
+    assert!(report.durable.expect("within a budget").resumed_units >= kept);
     assert!(std::fs::read(path("one.kiln")).expect("read") == std::fs::read(path("other.kiln")).expect("read"));
 }
 
@@ -147,5 +179,27 @@ fn other_parameters_use_what_is_valid_and_other_data_is_refused() {
     assert!(report.durable.expect("within a budget").resumed_units > 5);
     let in_memory = folder.path().join("y.kiln");
     build(&backend, &request(&source, Metric::L2, steeper, &in_memory), &NoProgress).expect("built");
+    assert!(std::fs::read(&out).expect("read") == std::fs::read(&in_memory).expect("read"));
+}
+
+#[test]
+fn what_lists_and_codes_do_not_change_is_used_again() {
+    let (backend, folder) = (CpuBackend::new(), tempfile::tempdir().expect("temporary folder"));
+    let source = MemorySource::new(clustered(DType::U8, 9000, 12, 5), "made-up rows");
+    let out = folder.path().join("x.kiln");
+    let (first, second) = (lists(64, CodecKind::Pq4, 6), lists(64, CodecKind::Rabitq(1), 6));
+    let (first, second) = (IndexParams::IvfPq(first), IndexParams::IvfPq(second));
+    let memory = least(&source, Metric::L2, &first).max(least(&source, Metric::L2, &second));
+    let asked = AtomicUsize::new(0);
+    let stop = || asked.fetch_add(1, Ordering::Relaxed) == 13;
+    let begun = request(&source, Metric::L2, first, &out);
+    let stopped = build_within(&backend, &begun, &within(memory, &stop), &NoProgress);
+    assert!(matches!(stopped, Err(BuilderError::Interrupted { .. })));
+    // Of the units, the sample and the centroids: those before the last iteration are gone.
+    let changed = request(&source, Metric::L2, second.clone(), &out);
+    let report = build_within(&backend, &changed, &within(memory, &|| false), &NoProgress).expect("built");
+    assert_eq!(report.durable.expect("within a budget").resumed_units, 2);
+    let in_memory = folder.path().join("y.kiln");
+    build(&backend, &request(&source, Metric::L2, second, &in_memory), &NoProgress).expect("built");
     assert!(std::fs::read(&out).expect("read") == std::fs::read(&in_memory).expect("read"));
 }

@@ -21,6 +21,7 @@ use crate::recipe::hash;
 use crate::registry::{FetchedFiles, Registry};
 use crate::source::RowSource;
 use crate::synth::{SynthSource, SynthSpec};
+use crate::synth_name;
 use crate::truth::Truth;
 
 /// Descriptors of photographs, 10,000 x 128, with 500 queries and their truth (see `data/NOTICE`).
@@ -69,8 +70,9 @@ impl std::fmt::Debug for Dataset {
 }
 
 impl Dataset {
-    /// Opens `spec`: the path of a file, or the name of a set that was fetched into `cache_dir`. All of an HDF5 file
-    /// or a fetched set is used; of any other file only its rows.
+    /// Opens `spec`: the path of a file, the name of a set that was fetched into `cache_dir`, or a synthetic set as
+    /// `synth:rows=N,dim=D,...`, whose rows are made as they are read. All of an HDF5 file or a fetched set is used; of any
+    /// other file only its rows.
     ///
     /// # Errors
     /// When there is no such file or set, it was not fetched, or its parts do not fit together.
@@ -78,6 +80,10 @@ impl Dataset {
         let path = Path::new(spec);
         if path.is_file() {
             return Self::open_file(path);
+        }
+        if let Some(named) = synth_name::parse(spec) {
+            let (spec, queries) = named?;
+            return Self::synthetic(&spec, queries);
         }
         let Some(entry) = Registry::built_in().get(spec) else {
             return Err(DatasetError::invalid(

@@ -26,6 +26,7 @@ mod recipe;
 pub mod registry;
 pub mod source;
 pub mod synth;
+mod synth_name;
 pub mod truth;
 pub mod verify;
 

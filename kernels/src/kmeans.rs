@@ -15,6 +15,10 @@ use crate::metric::Metric;
 use crate::progress::Progress;
 use crate::rows::Rows;
 
+/// Rows whose products with the centroids the processor takes at a time, so that results do not depend on threads. Rows
+/// that are assigned in blocks of whole multiples of these, from the first on, are assigned as all would be at once.
+pub const ROWS_AT_A_TIME: usize = 256;
+
 /// Lloyd's algorithm from `initial` `(k, dim)`, until nothing moves or `iterations` are done. A centroid
 /// that loses all its points stays where it was.
 pub fn lloyd<B: Backend>(
@@ -81,49 +85,98 @@ pub fn balanced<B: Backend>(
     params: BalancedParams,
     progress: &dyn Progress,
 ) -> Result<Array2<f32>, BackendError> {
-    let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
-    let n = sample.len();
-    let nlist = params.nlist.clamp(1, n.max(1));
-    let coarse = BalancedParams { nlist, ..params }.coarse();
     let points = backend.upload(Arc::clone(sample), metric)?;
-
-    let initial = chosen_rows(sample, metric, &index::sample(&mut rng, n, coarse.min(n)).into_vec());
-    let coarse_centroids = lloyd(backend, &points, initial, params.iterations)?;
-    let step = backend.kmeans_step(&points, coarse_centroids.view())?;
-    progress.advance(1);
-
-    let mut members: Vec<Vec<usize>> = vec![Vec::new(); coarse_centroids.nrows()];
-    for (i, &c) in step.assignments.iter().enumerate() {
-        members[c as usize].push(i);
+    let mut clustering = Balanced::split(backend, &points, sample, metric, params, progress)?;
+    while !clustering.is_settled(params) {
+        clustering.settle(backend, &points, sample, metric, params, progress)?;
     }
-    let mut centroids = Array2::<f32>::zeros((0, sample.dim()));
-    for (members, share) in members.iter().zip(proportional(&step.counts, nlist)) {
-        if share > 0 {
-            let subset = sample.view().select(members);
-            let chosen: Vec<usize> =
-                index::sample(&mut rng, members.len(), share).into_iter().map(|i| members[i]).collect();
-            let initial = chosen_rows(sample, metric, &chosen);
-            let rows = backend.upload(Arc::new(subset), metric)?;
-            let fine = lloyd(backend, &rows, initial, params.iterations)?;
-            centroids.append(Axis(0), fine.view()).map_err(|e| BackendError::Shape {
-                operation: "balanced k-means",
-                expected: "centroids of one dimension".into(),
-                got: e.to_string(),
-            })?;
-        }
+    Ok(clustering.centroids)
+}
+
+/// A balanced clustering in the making: what [`balanced`] has after the split and after each iteration that follows. With
+/// equal arguments it goes on from here as if it had never stopped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Balanced {
+    /// Centroids so far `(nlist, dim)`.
+    pub centroids: Array2<f32>,
+    /// Iterations over all centroids that are done.
+    pub iterations: usize,
+    /// Words drawn from the random stream of the seed.
+    pub drawn: u64,
+}
+
+impl Balanced {
+    /// Both levels: coarse clusters of `points`, which are `sample` on the backend, and their split.
+    pub fn split<B: Backend>(
+        backend: &B,
+        points: &B::Rows,
+        sample: &Rows,
+        metric: Metric,
+        params: BalancedParams,
+        progress: &dyn Progress,
+    ) -> Result<Self, BackendError> {
+        let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
+        let n = sample.len();
+        let nlist = params.nlist.clamp(1, n.max(1));
+        let coarse = BalancedParams { nlist, ..params }.coarse();
+
+        let initial = chosen_rows(sample, metric, &index::sample(&mut rng, n, coarse.min(n)).into_vec());
+        let coarse_centroids = lloyd(backend, points, initial, params.iterations)?;
+        let step = backend.kmeans_step(points, coarse_centroids.view())?;
         progress.advance(1);
+
+        let mut members: Vec<Vec<usize>> = vec![Vec::new(); coarse_centroids.nrows()];
+        for (i, &c) in step.assignments.iter().enumerate() {
+            members[c as usize].push(i);
+        }
+        let mut centroids = Array2::<f32>::zeros((0, sample.dim()));
+        for (members, share) in members.iter().zip(proportional(&step.counts, nlist)) {
+            if share > 0 {
+                let subset = sample.view().select(members);
+                let chosen: Vec<usize> =
+                    index::sample(&mut rng, members.len(), share).into_iter().map(|i| members[i]).collect();
+                let initial = chosen_rows(sample, metric, &chosen);
+                let rows = backend.upload(Arc::new(subset), metric)?;
+                let fine = lloyd(backend, &rows, initial, params.iterations)?;
+                centroids.append(Axis(0), fine.view()).map_err(|e| BackendError::Shape {
+                    operation: "balanced k-means",
+                    expected: "centroids of one dimension".into(),
+                    got: e.to_string(),
+                })?;
+            }
+            progress.advance(1);
+        }
+        Ok(Self { centroids, iterations: 0, drawn: rng.get_word_pos() as u64 })
     }
 
-    for iteration in 0..params.iterations {
-        let step = backend.kmeans_step(&points, centroids.view())?;
-        move_to_means(&mut centroids, &step);
+    /// Whether every iteration is done.
+    pub fn is_settled(&self, params: BalancedParams) -> bool {
+        self.iterations >= params.iterations
+    }
+
+    /// One iteration over all centroids.
+    pub fn settle<B: Backend>(
+        &mut self,
+        backend: &B,
+        points: &B::Rows,
+        sample: &Rows,
+        metric: Metric,
+        params: BalancedParams,
+        progress: &dyn Progress,
+    ) -> Result<(), BackendError> {
+        let step = backend.kmeans_step(points, self.centroids.view())?;
+        move_to_means(&mut self.centroids, &step);
         // The last iterations only settle, so that no centroid is left where it was dropped.
-        if iteration + 2 < params.iterations {
-            reseed_small(&mut centroids, &step, sample, metric, &mut rng);
+        if self.iterations + 2 < params.iterations {
+            let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
+            rng.set_word_pos(u128::from(self.drawn));
+            reseed_small(&mut self.centroids, &step, sample, metric, &mut rng);
+            self.drawn = rng.get_word_pos() as u64;
         }
+        self.iterations += 1;
         progress.advance(1);
+        Ok(())
     }
-    Ok(centroids)
 }
 
 /// The chosen rows as f32, unit length under cosine.
@@ -213,6 +266,43 @@ mod tests {
             let params = BalancedParams { nlist, iterations: 3, seed: 1 };
             let centroids = balanced(&backend, &skewed(n), Metric::Cosine, params, &NoProgress).unwrap();
             assert_eq!(centroids.nrows(), nlist.min(n), "{n} points, nlist {nlist}");
+        }
+    }
+
+    #[test]
+    fn a_clustering_goes_on_as_if_it_had_not_stopped() {
+        // Half the rows are one row: all centroids that begin there but one are left without points, and moved.
+        let cell = |(i, j): (usize, usize)| if i % 2 == 0 { 0.0 } else { (i * (j + 3) % 101) as f32 };
+        let rows = Arc::new(f32::into_rows(Array2::from_shape_fn((3000, 4), cell)));
+        let (backend, metric) = (CpuBackend::new(), Metric::L2);
+        let params = BalancedParams { nlist: 60, iterations: 8, seed: 3 };
+        let whole = balanced(&backend, &rows, metric, params, &NoProgress).unwrap();
+        let points = backend.upload(Arc::clone(&rows), metric).unwrap();
+        let mut clustering = Balanced::split(&backend, &points, &rows, metric, params, &NoProgress).unwrap();
+        let drawn = clustering.drawn;
+        while !clustering.is_settled(params) {
+            let Balanced { centroids, iterations, drawn } = clustering;
+            clustering = Balanced { centroids, iterations, drawn };
+            clustering.settle(&backend, &points, &rows, metric, params, &NoProgress).unwrap();
+        }
+        assert!(clustering.drawn > drawn, "no centroid was moved");
+        assert_eq!(clustering.centroids, whole);
+    }
+
+    #[test]
+    fn among_thousands_of_centroids_the_first_nearest_is_found() {
+        // Small whole numbers: every sum is exact, and there are ties.
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let mut draw = |n: usize| Array2::from_shape_simple_fn((n, 20), || rng.random_range(0..4) as f32);
+        let (points, centroids) = (draw(300), draw(2500));
+        let backend = CpuBackend::new();
+        let resident = backend.upload(Arc::new(f32::into_rows(points.clone())), Metric::L2).unwrap();
+        let step = backend.kmeans_step(&resident, centroids.view()).unwrap();
+        for (i, point) in points.outer_iter().enumerate() {
+            let distances = centroids.outer_iter().map(|c| (&c - &point).mapv(|x| x * x).sum());
+            let first = |best: (usize, f32), next: (usize, f32)| if next.1 < best.1 { next } else { best };
+            let nearest = distances.enumerate().reduce(first).expect("some");
+            assert_eq!((step.assignments[i] as usize, step.distances[i]), nearest, "point {i}");
         }
     }
 

@@ -5,7 +5,8 @@
 #   scripts/scale/kill.sh BASE METRIC BUDGET [KILLS [SECONDS]]
 #
 # BASE is a file of rows, BUDGET as --memory-budget takes it. KILLS are made (40 unless told) at moments drawn evenly from
-# the SECONDS (10 unless told) after each start. Uses KILN for the program, and a folder of its own under TMPDIR.
+# the SECONDS (10 unless told) after each start. Uses KILN for the program, INDEX for the kind of index (vamana unless told),
+# and a folder of its own under TMPDIR.
 set -eu
 base=$1 metric=$2 budget=$3 kills=${4:-40} seconds=${5:-10}
 kiln=${KILN:-target/release/kiln}
@@ -13,7 +14,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 build() {
-    "$kiln" --quiet build --dataset "$base" --metric "$metric" --index vamana --device cpu --memory-budget "$budget" --out "$1"
+    "$kiln" --quiet build --dataset "$base" --metric "$metric" --index "${INDEX:-vamana}" --device cpu --memory-budget "$budget" --out "$1"
 }
 
 now() { date +%s; }
@@ -25,7 +26,7 @@ echo "uninterrupted: $whole s"
 
 made=0 began=$(now)
 while [ "$made" -lt "$kills" ] && [ ! -e "$folder/killed.kiln" ]; do
-    "$kiln" --quiet build --dataset "$base" --metric "$metric" --index vamana --device cpu \
+    "$kiln" --quiet build --dataset "$base" --metric "$metric" --index "${INDEX:-vamana}" --device cpu \
         --memory-budget "$budget" --out "$folder/killed.kiln" &
     child=$!
     sleep "$(awk -v seed="$made" -v most="$seconds" 'BEGIN { srand(seed + 1); printf "%.3f", rand() * most }')"

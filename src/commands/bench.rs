@@ -32,7 +32,8 @@ A run folder can be continued: settings that it holds are not measured again.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The data set: a file, or the name of a fetched set [default: the embedded demo, with --quick]
+    /// The data set: a file, the name of a fetched set, or synth:rows=N,dim=D,... [default: the embedded demo, with
+    /// --quick]
     #[arg(long, value_name = "FILE|NAME")]
     dataset: Option<String>,
     /// A kind of index to build and measure; may be repeated [default: both]

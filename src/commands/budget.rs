@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use kiln_builder::{BuildPlan, BuildReport, BuildRequest, BuilderError, WithinBudget, build_within, plan_within};
+use kiln_builder::{
+    BuildPlan, BuildReport, BuildRequest, BuilderError, IndexKind, WithinBudget, build_within, plan_within,
+};
 use kiln_kernels::{Backend, Progress};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -18,8 +20,8 @@ pub const STOPPED: i32 = 130;
 /// A budget to keep to.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BudgetArgs {
-    /// Build a Vamana index within so much memory, such as 16GiB: rows and edges lie on the drive. What is finished is kept,
-    /// and the same command goes on from there
+    /// Build within so much memory, such as 16GiB: rows, and what is made of them, lie on the drive. What is finished is
+    /// kept, and the same command goes on from there. Graphs: only those of --method partition
     #[arg(long, value_name = "SIZE", value_parser = super::parse_bytes, help_heading = "Budget")]
     memory_budget: Option<u64>,
     /// Folder for the working files [default: that of the output]
@@ -81,9 +83,13 @@ impl BudgetArgs {
         if let Some(budget) = self.temp_budget {
             anyhow::ensure!(
                 needed <= budget,
-                "--temp-budget {}: the working files take about {}; give that much, or use a smaller --max-degree",
+                "--temp-budget {}: the working files take about {}; give that much, or use a smaller {}",
                 bytes(budget),
-                bytes(needed)
+                bytes(needed),
+                match plan.kind() {
+                    IndexKind::Vamana => "--max-degree",
+                    IndexKind::IvfPq => "--m",
+                }
             );
         }
         if let Some(free) = plan.temp_free {

@@ -19,13 +19,15 @@ Examples:
   kiln build --dataset sift-128-euclidean.hdf5 --index vamana --out sift.kiln
   kiln build --dataset base.fbin --metric ip --index ivf-pq --nlist 4096 --m 48 --out base.kiln
   kiln build --dataset billion.u8bin --metric l2 --index vamana --out billion.kiln --memory-budget 64GiB --dry-run
+  kiln build --dataset synth:rows=100000000,dim=128,dtype=u8,lid=12 --index ivf-pq --out s.kiln --memory-budget 4GiB
 
 Parameters that are not given are derived from the data and printed.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The data set: a file, or the name of a fetched set
+    /// The data set: a file, the name of a fetched set, or rows that are made as they are read:
+    /// synth:rows=N,dim=D[,dtype=u8][,lid=L][,seed=S]
     #[arg(long, value_name = "FILE|NAME")]
     dataset: String,
     /// The kind of index

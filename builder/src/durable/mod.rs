@@ -21,9 +21,11 @@ mod manifest;
 #[cfg(test)]
 pub(crate) mod simulated;
 mod store;
+mod work;
 
 pub(crate) use files::{Disk, Files, Lock, Reading, Writing};
-pub(crate) use store::{Artifact, Store, Unit};
+pub(crate) use store::{Artifact, Store, Unit, UnitWriter};
+pub(crate) use work::Work;
 
 /// Hash of what a stage's bytes depend on, as 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

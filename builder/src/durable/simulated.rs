@@ -116,6 +116,14 @@ impl Simulated {
         state.names.iter().map(|(path, &inode)| (path.clone(), state.contents[inode].live.len())).collect()
     }
 
+    /// Bytes of a stage's units that are not zero, as holes are.
+    pub(crate) fn nonzero_bytes(&self, stage: &str) -> usize {
+        let state = self.0.lock().expect("no panic");
+        let of = |&inode: &usize| state.contents[inode].live.iter().filter(|&&byte| byte != 0).count();
+        let is = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(stage));
+        state.names.iter().filter(|(path, _)| is(path)).map(|(_, inode)| of(inode)).sum()
+    }
+
     fn operate<R>(&self, writes: bool, work: impl FnOnce(&mut State) -> io::Result<R>) -> io::Result<R> {
         let mut state = self.0.lock().expect("no panic");
         let now = state.operations;

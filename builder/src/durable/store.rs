@@ -325,6 +325,28 @@ impl Store {
         BuilderError::Spoiled { path: self.folder.join(unit.name()), stage: unit.stage, number: unit.number }
     }
 
+    /// Lets go of a stage's units while they are still read through open [`Artifact`]s: to another process they were never
+    /// finished. For the last use of them, which may free their space part by part ([`spend_part`](Self::spend_part)).
+    pub(crate) fn disown(&self, stage: &str) -> Result<(), BuilderError> {
+        let mut state = self.state();
+        state.manifest.units.retain(|name, _| name.rsplit_once('-').is_none_or(|(of, _)| of != stage));
+        self.write_manifest(&state.manifest)
+    }
+
+    /// Frees the space of a segment up to the end of a part, where nobody will read that or what is before it again, of a unit
+    /// that was [disowned](Self::disown). Parts are to follow one another, so that no block of the drive is kept for its two
+    /// halves.
+    pub(crate) fn spend_part(&self, artifact: &Artifact, segment: usize, part: Range<u64>) -> Result<(), BuilderError> {
+        let Segment { at, bytes, .. } = artifact.segments[segment];
+        let end = if part.end == bytes { bytes.next_multiple_of(ALIGNMENT) } else { part.end / ALIGNMENT * ALIGNMENT };
+        let range = at + part.start / ALIGNMENT * ALIGNMENT..at + end;
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.count(0, range.end - range.start);
+        self.files.punch(&artifact.path, range).map_err(BuilderError::io(&artifact.path, "free space of"))
+    }
+
     /// Frees the space of a segment that nobody will read again. Whether it was freed is not kept: a unit that lost a
     /// segment must count as missing whenever that segment is wanted again.
     pub(crate) fn spend(&self, artifact: &Artifact, segment: usize) -> Result<(), BuilderError> {

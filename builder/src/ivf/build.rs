@@ -10,12 +10,12 @@ use kiln_kernels::kmeans::{self, BalancedParams};
 use kiln_kernels::nodes::VectorRecord;
 use kiln_kernels::pq::CodeBits;
 use kiln_kernels::{Backend, Lists, Metric, Progress, Rows, dispatch_rows};
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView1, ArrayView2, s};
 use rayon::prelude::*;
 
 use super::layout::{ListEntry, encode_codec, encode_directory, lay_out};
 use super::nav::{NAVIGATED_LISTS, Navigation};
-use super::spill::second_lists;
+use super::spill::SecondLists;
 use crate::error::BuilderError;
 use crate::file::Section;
 use crate::file::writer::{IndexWriter, SectionSink};
@@ -25,13 +25,13 @@ use crate::quantiser::{QuantiserParams, chosen_rows, sample_rows, train_quantise
 use crate::resources::Stopwatch;
 
 /// Rows a list that the centroids are trained on.
-const TRAINING_ROWS_PER_LIST: usize = 100;
+pub(super) const TRAINING_ROWS_PER_LIST: usize = 100;
 
 /// Lloyd iterations at each level of the clustering.
-const ITERATIONS: usize = 10;
+pub(super) const ITERATIONS: usize = 10;
 
 /// Rows whose residuals the quantiser is trained on at most.
-const RESIDUAL_ROWS: usize = 65_536;
+pub(crate) const RESIDUAL_ROWS: usize = 65_536;
 
 /// Lists encoded at a time: enough for every thread, and little memory.
 const ENCODED_LISTS: usize = 64;
@@ -73,7 +73,7 @@ pub(crate) fn build_and_write<B: Backend>(
     let own = Members::new(&assigned.assignments, centroids.nrows(), codes(&assigned.assignments)?);
     let spilled = match params.soar && centroids.nrows() > 1 {
         true => {
-            let second = second_lists(backend, rows, metric, &centroids, &assigned.assignments)?;
+            let second = SecondLists::among(backend, &centroids)?.of(rows, metric, &assigned.assignments)?;
             Members::new(&second, centroids.nrows(), codes(&second)?)
         }
         false => Members::none(centroids.nrows()),
@@ -96,7 +96,7 @@ pub(crate) fn build_and_write<B: Backend>(
 }
 
 /// Trains the codes on residuals `(n, dim)`.
-fn train_codec<B: Backend>(
+pub(super) fn train_codec<B: Backend>(
     backend: &B,
     residuals: ArrayView2<'_, f32>,
     centroids: &Array2<f32>,
@@ -115,7 +115,7 @@ fn train_codec<B: Backend>(
 }
 
 /// The chosen rows as quantisers see them, less the centroids of their lists.
-fn residuals(
+pub(super) fn residuals(
     rows: &Rows,
     chosen: &[usize],
     metric: Metric,
@@ -262,14 +262,18 @@ fn write_vectors<T: Kernels>(
         for members in order.chunks(BLOCK) {
             let mut block = vec![0; members.len() * record.bytes()];
             for (&row, into) in members.iter().zip(block.chunks_exact_mut(record.bytes())) {
-                let row = rows.row(row as usize);
-                let vector = row.to_slice().expect("rows are contiguous by construction");
-                let norm = if record.metric == Metric::Cosine { inverse_norm(vector) } else { 1.0 };
-                record.write(bytemuck::cast_slice(vector), norm, into);
+                write_record(rows.row(row as usize), record, into);
             }
             sink.write(&block)?;
             progress.advance(members.len() as u64);
         }
         Ok(())
     })
+}
+
+/// Writes the record of a row.
+pub(super) fn write_record<T: Kernels>(row: ArrayView1<'_, T>, record: VectorRecord, into: &mut [u8]) {
+    let vector = row.to_slice().expect("rows are contiguous by construction");
+    let norm = if record.metric == Metric::Cosine { inverse_norm(vector) } else { 1.0 };
+    record.write(bytemuck::cast_slice(vector), norm, into);
 }

@@ -3,6 +3,7 @@
 pub(crate) mod build;
 mod coarse;
 mod drive;
+pub(crate) mod external;
 pub(crate) mod layout;
 mod nav;
 pub(crate) mod search;

@@ -21,32 +21,42 @@ const LAMBDA: f64 = 1.0;
 const CANDIDATES: usize = 16;
 
 /// Rows whose nearest centroids are found at a time.
-const CHUNK: usize = 1 << 14;
+pub(super) const CHUNK: usize = 1 << 14;
 
-/// The second list of each row; that of the first assignment where there is only one list.
-pub(super) fn second_lists<B: Backend>(
-    backend: &B,
-    rows: &Rows,
-    metric: Metric,
-    centroids: &Array2<f32>,
-    first: &[u32],
-) -> Result<Vec<u32>, BuilderError> {
-    let base = backend.upload(Arc::new(f32::into_rows(centroids.clone())), Metric::L2)?;
-    let mut second = Vec::with_capacity(rows.len());
-    for start in (0..rows.len()).step_by(CHUNK) {
-        let chosen: Vec<usize> = (start..rows.len().min(start + CHUNK)).collect();
-        let seen = chosen_rows(rows, &chosen, metric);
-        let queries = backend.upload(Arc::new(f32::into_rows(seen.clone())), Metric::L2)?;
-        let near = backend.nearest(&queries, &base, CANDIDATES.min(centroids.nrows()))?;
-        for (i, &row) in chosen.iter().enumerate() {
-            let own = first[row];
-            let others = near.ids.row(i).iter().copied().filter(|&c| c != own).collect::<Vec<u32>>();
-            let loss = |c: u32| loss(seen.row(i), centroids.row(own as usize), centroids.row(c as usize));
-            let best = others.into_iter().map(|c| (loss(c), c)).min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            second.push(best.map_or(own, |(_, c)| c));
-        }
+/// Finds second lists among some centroids.
+pub(super) struct SecondLists<'a, B: Backend> {
+    backend: &'a B,
+    centroids: &'a Array2<f32>,
+    base: B::Rows,
+}
+
+impl<'a, B: Backend> SecondLists<'a, B> {
+    /// Among `centroids` `(nlist, dim)`.
+    pub(super) fn among(backend: &'a B, centroids: &'a Array2<f32>) -> Result<Self, BuilderError> {
+        let base = backend.upload(Arc::new(f32::into_rows(centroids.clone())), Metric::L2)?;
+        Ok(Self { backend, centroids, base })
     }
-    Ok(second)
+
+    /// The second list of each row; that of the first assignment where there is only one list.
+    pub(super) fn of(&self, rows: &Rows, metric: Metric, first: &[u32]) -> Result<Vec<u32>, BuilderError> {
+        let Self { backend, centroids, base } = self;
+        let mut second = Vec::with_capacity(rows.len());
+        for start in (0..rows.len()).step_by(CHUNK) {
+            let chosen: Vec<usize> = (start..rows.len().min(start + CHUNK)).collect();
+            let seen = chosen_rows(rows, &chosen, metric);
+            let queries = backend.upload(Arc::new(f32::into_rows(seen.clone())), Metric::L2)?;
+            let near = backend.nearest(&queries, base, CANDIDATES.min(centroids.nrows()))?;
+            for (i, &row) in chosen.iter().enumerate() {
+                let own = first[row];
+                let ids = near.ids.row(i);
+                let others = ids.iter().copied().filter(|&c| c != own);
+                let loss = |c: u32| loss(seen.row(i), centroids.row(own as usize), centroids.row(c as usize));
+                let best = others.map(|c| (loss(c), c)).min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+                second.push(best.map_or(own, |(_, c)| c));
+            }
+        }
+        Ok(second)
+    }
 }
 
 fn loss(x: ArrayView1<'_, f32>, first: ArrayView1<'_, f32>, second: ArrayView1<'_, f32>) -> f64 {
@@ -68,9 +78,11 @@ mod tests {
         // The row at 1 right of the first centroid: the second nearest lies along its residual, the third across.
         let centroids = ndarray::arr2(&[[0.0f32, 0.0], [2.3, 0.0], [1.0, 1.4]]);
         let rows = Rows::F32(ndarray::arr2(&[[1.0f32, 0.0]]));
-        let second = second_lists(&CpuBackend::new(), &rows, Metric::L2, &centroids, &[0]).unwrap();
-        assert_eq!(second, [2]);
-        let one = ndarray::arr2(&[[0.0f32, 0.0]]);
-        assert_eq!(second_lists(&CpuBackend::new(), &rows, Metric::L2, &one, &[0]).unwrap(), [0]);
+        let second = |centroids: &Array2<f32>| {
+            let backend = CpuBackend::new();
+            SecondLists::among(&backend, centroids).unwrap().of(&rows, Metric::L2, &[0]).unwrap()
+        };
+        assert_eq!(second(&centroids), [2]);
+        assert_eq!(second(&ndarray::arr2(&[[0.0f32, 0.0]])), [0]);
     }
 }

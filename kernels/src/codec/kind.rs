@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::pq::CodeBits;
+
 /// How the rows of a list are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -21,6 +23,19 @@ impl CodecKind {
     /// Every kind.
     pub fn all() -> impl Iterator<Item = CodecKind> {
         [CodecKind::Pq, CodecKind::Pq4, CodecKind::Sq8].into_iter().chain((1..=8).map(CodecKind::Rabitq))
+    }
+
+    /// Bytes that a row of `dim` coordinates takes in a list, about: `m` sub-spaces of `bits` where codes are product-quantised.
+    pub fn bytes_a_row(self, dim: usize, m: usize, bits: CodeBits) -> usize {
+        match self {
+            CodecKind::Pq if bits == CodeBits::Eight => 4 + m,
+            CodecKind::Pq => 4 + m.div_ceil(2),
+            CodecKind::Pq4 => 4 + 2 * m.div_ceil(4),
+            CodecKind::Rabitq(1) => 12 + 2 * dim.div_ceil(16),
+            // The signs apart, so that they are looked up first.
+            CodecKind::Rabitq(bits) => 24 + 2 * dim.div_ceil(16) * (1 + usize::from(bits)),
+            CodecKind::Sq8 => 4 + dim.next_multiple_of(4),
+        }
     }
 }
 

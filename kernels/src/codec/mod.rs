@@ -147,6 +147,12 @@ impl Codec {
         matches!(self, Codec::Sq8(_))
     }
 
+    /// Whether a list is blocks of 32 rows, one after another: parts of whole blocks may then be encoded one by one. (The
+    /// others hold the biases of all rows before the first code.)
+    pub fn is_in_blocks(&self) -> bool {
+        !matches!(self, Codec::Pq(_))
+    }
+
     /// Bytes of a list of `rows` rows.
     pub fn list_bytes(&self, rows: u64) -> u64 {
         match self {

@@ -10,8 +10,11 @@ use crate::distance::{Isa, Level};
 use crate::element::Element;
 use crate::pq::{CodeBits, ProductQuantizer};
 
-/// Rows of one product. Fixed, so that results do not depend on threads.
-const POINT_TILE: usize = 256;
+/// Rows of one product.
+const POINT_TILE: usize = crate::kmeans::ROWS_AT_A_TIME;
+
+/// Centroids of one product: its results then stay in cache until the smallest are found.
+const CENTROID_TILE: usize = 1024;
 
 /// Below this many coordinates a product has too little to do: centroids are scored coordinate by coordinate.
 const NARROW: usize = 16;
@@ -50,10 +53,20 @@ fn typed_step<T: Element>(
             || (Vec::new(), Vec::new()),
             |(tile, products), (block, (assignments, distances))| {
                 tiles::widen(rows, block * POINT_TILE, assignments.len(), scale, tile);
-                tiles::dot_products(tile, &flat, dim, products);
-                for (i, (dots, x)) in products.chunks_exact_mut(nlist).zip(tile.chunks_exact(dim)).enumerate() {
-                    let best = (search.argmin)(dots, &centroid_squares);
-                    (assignments[i], distances[i]) = (best as u32, (dots[best] + squares(x)).max(0.0));
+                distances.fill(f32::INFINITY);
+                let some = flat.chunks(CENTROID_TILE * dim).zip(centroid_squares.chunks(CENTROID_TILE));
+                for (at, (centroids, squares)) in some.enumerate() {
+                    tiles::dot_products(tile, centroids, dim, products);
+                    for (i, dots) in products.chunks_exact_mut(squares.len()).enumerate() {
+                        let best = (search.argmin)(dots, squares);
+                        // Ties go to the lower number.
+                        if dots[best] < distances[i] {
+                            (assignments[i], distances[i]) = ((at * CENTROID_TILE + best) as u32, dots[best]);
+                        }
+                    }
+                }
+                for (distance, x) in distances.iter_mut().zip(tile.chunks_exact(dim)) {
+                    *distance = (*distance + squares(x)).max(0.0);
                 }
             },
         );

@@ -47,14 +47,11 @@ pub(crate) use plan::Plan;
 
 use self::assign::Middle;
 use self::summary::Summary;
-use crate::durable::{Key, Store, Unit};
+use crate::durable::{Key, Store, Unit, Work};
 use crate::error::BuilderError;
 use crate::file::writer::IndexWriter;
 use crate::params::VamanaParams;
-use crate::resources::{Stopwatch, return_freed_memory};
-
-/// Units that are found damaged and made again before a build gives up on its drive.
-const DAMAGED_AT_MOST: usize = 1000;
+use crate::resources::Stopwatch;
 
 /// Everything that stays the same during a build.
 pub(crate) struct Build<'a, B> {
@@ -113,28 +110,10 @@ pub(crate) fn build_and_write<B: Backend>(
         &keys.place,
         &keys.order,
     ];
-    let before = build.store.len();
-    let stale = build.store.keep_only(&all.map(Clone::clone))?;
-    if before > 0 {
-        let folder = build.store.folder().display();
-        tracing::info!("{folder}: going on with {} finished units", before - stale);
-        if stale > 0 {
-            tracing::info!("{folder}: {stale} units were of other parameters, and are made again");
-        }
-    }
-    for _ in 0..DAMAGED_AT_MOST {
-        match build.stages(&keys, watch).and_then(|finished| write::write(build, finished, writer, watch)) {
-            Err(BuilderError::Spoiled { path, stage, number }) => {
-                tracing::warn!("{}: damaged; this unit is made again", path.display());
-                build.store.remove(stage, Some(number))?;
-            }
-            Err(error) => return Err(error),
-            Ok(entry) => {
-                return Ok(Done { entry, resumed: before - stale, units: build.store.made() + before - stale });
-            }
-        }
-    }
-    Err(BuilderError::damaged(build.store.folder(), format!("more than {DAMAGED_AT_MOST} units were damaged")))
+    let work = build.work();
+    let resumed = work.go_on_with(&all.map(Clone::clone))?;
+    let entry = work.until_whole(|| write::write(build, build.stages(&keys, watch)?, writer, watch))?;
+    Ok(Done { entry, resumed, units: build.store.made() + resumed })
 }
 
 /// What writing needs.
@@ -188,36 +167,28 @@ impl<B: Backend> Build<'_, B> {
         Keys { summary, assign, middle, rows, leaves, prune, graph, repair, place, order }
     }
 
-    /// Whether every unit of a stage is finished.
-    fn all(&self, stage: &'static str, key: &Key, units: u32) -> bool {
-        (0..units).all(|number| self.store.has(Unit { stage, number }, key))
+    fn work(&self) -> Work<'_> {
+        Work { store: self.store, stop: self.stop }
     }
 
-    /// Makes the units of a stage that are missing; between two, the build may be stopped.
+    /// As [`Work::all`].
+    fn all(&self, stage: &'static str, key: &Key, units: u32) -> bool {
+        self.work().all(stage, key, units)
+    }
+
+    /// As [`Work::each_missing`].
     fn each_missing(
         &self,
         stage: &'static str,
         key: &Key,
         units: u32,
-        mut make: impl FnMut(Unit) -> Result<(), BuilderError>,
+        make: impl FnMut(Unit) -> Result<(), BuilderError>,
     ) -> Result<(), BuilderError> {
-        for number in 0..units {
-            let unit = Unit { stage, number };
-            if !self.store.has(unit, key) {
-                make(unit)?;
-                return_freed_memory();
-                self.may_stop()?;
-            }
-        }
-        Ok(())
+        self.work().each_missing(stage, key, units, make)
     }
 
     fn may_stop(&self) -> Result<(), BuilderError> {
-        if (self.stop)() {
-            let folder = self.store.folder().to_path_buf();
-            return Err(BuilderError::Interrupted { folder, units: self.store.len() });
-        }
-        Ok(())
+        self.work().may_stop()
     }
 
     /// All stages up to the order of the file, as far as they are not finished.

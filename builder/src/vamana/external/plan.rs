@@ -6,12 +6,10 @@ use kiln_kernels::reservoir::bytes_a_row;
 use crate::error::BuilderError;
 use crate::params::{Layout, VamanaParams};
 use crate::quantiser::SAMPLE_ROWS;
+use crate::resources::PROGRAM_BYTES;
 use crate::vamana::partition::{BATCH, candidates_kept, leaf_k};
 use crate::vamana::refine::window_bytes;
 use crate::vamana::split::{FANOUT, LEAF_SIZE};
-
-/// Memory of the program itself, of its threads, and of blocks on their way from and to files.
-const PROGRAM: u64 = 48 << 20;
 
 /// Bytes a row that stay in memory: its place in home order, in the file, and what is being made of them.
 const RESIDENT: u64 = 16;
@@ -128,7 +126,7 @@ impl Plan {
 
     /// Bytes that are held whatever is worked on.
     pub(crate) fn resident_bytes(n: usize) -> u64 {
-        PROGRAM + RESIDENT * n as u64
+        PROGRAM_BYTES + RESIDENT * n as u64
     }
 
     /// Most bytes of working files at a time, about: rows, memberships, and the largest of what follows one another.
