@@ -192,6 +192,7 @@ pub fn build_within<B: Backend>(
         plan,
         store: &store,
         progress,
+        scope: external::Scope::All,
         stop: within.stop,
     };
     let done = external::build_and_write(&task, &mut writer, &mut watch)?;
@@ -242,16 +243,16 @@ pub(crate) fn checked_partition(request: &BuildRequest<'_>) -> Result<VamanaPara
 }
 
 /// An index whose every section but meta is written.
-struct Built {
-    params: IndexParams,
-    dtype: DType,
-    entry: Option<u32>,
-    device: String,
-    durable: Option<DurableReport>,
+pub(crate) struct Built {
+    pub params: IndexParams,
+    pub dtype: DType,
+    pub entry: Option<u32>,
+    pub device: String,
+    pub durable: Option<DurableReport>,
 }
 
 /// Writes meta, gives the file its name, and writes the report.
-fn finish(
+pub(crate) fn finish(
     request: &BuildRequest<'_>,
     built: Built,
     mut writer: IndexWriter,
@@ -311,7 +312,7 @@ fn finish(
 
 /// The element type that the rows are stored and computed in: the smallest that holds every value exactly, unless the
 /// user keeps theirs. To find it costs another reading of rows that can be narrowed, and a block of rows that cannot.
-fn stored_dtype(
+pub(crate) fn stored_dtype(
     request: &BuildRequest<'_>,
     watch: &mut Stopwatch<'_>,
     progress: &dyn Progress,

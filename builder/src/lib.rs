@@ -23,6 +23,7 @@ mod searcher;
 #[cfg(feature = "serve")]
 pub mod serve;
 mod stored_rows;
+pub mod units;
 mod vamana;
 
 pub use build::{BuildReport, BuildRequest, DurableReport, WithinBudget, build, build_within};

@@ -36,6 +36,7 @@ mod spill;
 mod summary;
 #[cfg(test)]
 mod tests;
+pub(crate) mod units;
 mod write;
 
 use std::sync::Arc;
@@ -67,8 +68,29 @@ pub(crate) struct Build<'a, B> {
     pub plan: Plan,
     pub store: &'a Store,
     pub progress: &'a dyn Progress,
+    /// Which units this process makes of a stage at hand.
+    pub scope: Scope<'a>,
     /// Whether to stop after the unit at hand.
     pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Which units of a stage a process makes.
+#[derive(Clone, Copy)]
+pub(crate) enum Scope<'a> {
+    /// All that are missing.
+    All,
+    /// Those whose numbers are among these, ascending, as far as they are missing; others make the rest.
+    Some(&'a [u32]),
+}
+
+impl Scope<'_> {
+    /// Whether a unit is one of this process's.
+    fn holds(&self, number: u32) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(numbers) => numbers.binary_search(&number).is_ok(),
+        }
+    }
 }
 
 /// Keys of all stages.
@@ -203,7 +225,7 @@ impl<B: Backend> Build<'_, B> {
     ) -> Result<(), BuilderError> {
         for number in 0..units {
             let unit = Unit { stage, number };
-            if !self.store.has(unit, key) {
+            if self.scope.holds(number) && !self.store.has_by_now(unit, key)? {
                 make(unit)?;
                 return_freed_memory();
                 self.may_stop()?;
@@ -246,6 +268,7 @@ impl<B: Backend> Build<'_, B> {
         let graph = self.repaired(keys, &summary, &middle, &rows)?;
         watch.stage("order", n);
         let order = self.order(keys, &summary, &rows, &graph)?;
+        self.store.remove("place", None)?;
         Ok(Finished { summary, middle, rows, graph, order })
     }
 }

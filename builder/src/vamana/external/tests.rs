@@ -92,6 +92,7 @@ impl Task {
             plan,
             store: &store,
             progress: &NoProgress,
+            scope: Scope::All,
             stop: &stop,
         };
         self.written(|writer, watch| build_and_write(&build, writer, watch).map(drop))
