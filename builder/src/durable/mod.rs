@@ -18,13 +18,19 @@
 //! hash of everything that its bytes depend on; a unit of another key is of other parameters and counts as missing. All
 //! operations on files go through [`Files`], so that tests can take the power away between any two of them.
 
+#[cfg(feature = "object-store")]
+mod copies;
 mod files;
 mod manifest;
+#[cfg(feature = "object-store")]
+mod objects;
 #[cfg(test)]
 pub(crate) mod simulated;
 mod store;
 
 pub(crate) use files::{Disk, Files, Lock, Reading, Writing};
+#[cfg(feature = "object-store")]
+pub(crate) use objects::Objects;
 pub(crate) use store::{Artifact, Store, Unit};
 
 /// Hash of what a stage's bytes depend on, as 32 hexadecimal digits.

@@ -44,6 +44,12 @@ impl WorkPlace {
         }
     }
 
+    #[cfg(feature = "object-store")]
+    fn far(place: &str, nearby: &NearbyCopies) -> Result<Self, BuilderError> {
+        let objects = crate::durable::Objects::open(place, &nearby.folder, nearby.bytes)?;
+        Ok(Self { files: Arc::new(objects), root: PathBuf::from(place), is_folder: false })
+    }
+
     #[cfg(not(feature = "object-store"))]
     fn far(place: &str, _nearby: &NearbyCopies) -> Result<Self, BuilderError> {
         Err(BuilderError::Mismatch(format!(
