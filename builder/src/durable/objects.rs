@@ -31,7 +31,7 @@ use crate::error::BuilderError;
 const TAIL: u64 = 64 << 10;
 
 /// Bytes of a part that is sent or fetched by itself, and how many are on their way at a time.
-const PART: u64 = 16 << 20;
+const PART: u64 = if cfg!(test) { 64 << 10 } else { 16 << 20 };
 const PARTS_AT_A_TIME: usize = 4;
 
 /// Parts of an object at most; S3 takes 10,000.
@@ -349,5 +349,71 @@ impl Reading for Nearby {
         let fetch = |to: &Path| self.objects.fetch(&self.object, self.version.as_ref(), self.length, to);
         let file = self.objects.copies.get(&self.copy, self.length, fetch)?;
         Reading::read_at(&*file, buffer, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::memory::InMemory;
+
+    const ADDRESS: &str = "mem://bucket/folder";
+
+    fn objects(store: &Arc<InMemory>, nearby: &Path) -> Objects {
+        Objects::over(store.clone(), ADDRESS, Name::from("folder"), nearby, 1 << 20).expect("opened")
+    }
+
+    #[test]
+    fn what_is_put_in_parts_is_read_in_parts_and_nearby() {
+        let (store, folder) = (Arc::new(InMemory::new()), tempfile::tempdir().expect("temporary folder"));
+        let (here, there) =
+            (objects(&store, &folder.path().join("here")), objects(&store, &folder.path().join("there")));
+        let path = Path::new(ADDRESS).join("rows-00001");
+        let partial = Path::new(ADDRESS).join("rows-00001.token.partial");
+        for bytes in [1usize, 1 << 16, (1 << 16) + 1, 700_001] {
+            let content: Vec<u8> = (0..bytes).map(|i| (i * i >> 7) as u8).collect();
+            let mut file = here.create(&partial).expect("created");
+            content.chunks(10_000).for_each(|chunk| file.write(chunk).expect("written"));
+            file.sync().expect("flushed");
+            assert!(there.open(&path).is_err() || bytes > 1, "unfinished files are seen by nobody else");
+            here.rename(&partial, &path).expect("put");
+            assert_eq!(there.list(Path::new(ADDRESS)).expect("listed"), ["rows-00001"]);
+            for reading in [there.open(&path).expect("opened"), there.open_nearby(&path).expect("opened")] {
+                assert_eq!(reading.len().expect("known"), bytes as u64);
+                for (first, last) in [(0, bytes), (bytes / 3, bytes), (bytes / 3, bytes / 2), (bytes, bytes)] {
+                    let mut read = vec![0; last - first];
+                    reading.read_at(&mut read, first as u64).expect("read");
+                    assert!(read == content[first..last], "{bytes}: {first} to {last}");
+                }
+                let past = reading.read_at(&mut [0; 2], bytes as u64 - 1).expect_err("past the end");
+                assert_eq!(past.kind(), ErrorKind::UnexpectedEof);
+            }
+        }
+        here.remove(&path).expect("removed");
+        assert_eq!(there.open(&path).map(drop).expect_err("gone").kind(), ErrorKind::NotFound);
+        assert_eq!(there.open_nearby(&path).map(drop).expect_err("gone").kind(), ErrorKind::NotFound);
+        assert!(there.list(Path::new(ADDRESS)).expect("listed").is_empty());
+    }
+
+    #[test]
+    fn another_version_is_not_taken_for_its_copy() {
+        let (store, folder) = (Arc::new(InMemory::new()), tempfile::tempdir().expect("temporary folder"));
+        let objects = objects(&store, folder.path());
+        let path = Path::new(ADDRESS).join("rows-00001");
+        let put = |byte: u8| {
+            let partial = Path::new(ADDRESS).join("x.partial");
+            objects.create(&partial).and_then(|mut file| file.write(&[byte; 50])).expect("written");
+            objects.rename(&partial, &path).expect("put");
+        };
+        let read = |reading: &dyn Reading| {
+            let mut byte = [0];
+            reading.read_at(&mut byte, 7).map(|()| byte[0])
+        };
+        put(1);
+        let (first, late) = (objects.open_nearby(&path).expect("opened"), objects.open_nearby(&path).expect("opened"));
+        assert_eq!(read(&*first).expect("copied"), 1);
+        put(2);
+        assert_eq!(read(&*objects.open_nearby(&path).expect("opened")).expect("copied"), 2);
+        assert_eq!(read(&*late).expect("there is a copy of what it opened"), 1);
     }
 }
