@@ -90,6 +90,10 @@ fn several_processes_share_every_stage_and_the_bytes_are_the_same() {
         place.ok(&["unit", "clean", "--work", "work"]);
     }
     assert!(units_of(&place, "leaves").is_empty() && units_of(&place, "prune").is_empty());
+    // Of stages whose makings are gone, too.
+    for stage in STAGES {
+        assert_says(&place.ok(&build(&["--stage", stage])), &[&format!("0 units of {stage} made")]);
+    }
     assert_eq!(status(&place)["complete"], true);
     assert_says(&place.ok(&["unit", "status", "--work", "work"]), &["everything is there", "not needed any more"]);
     place.ok(&MERGE);

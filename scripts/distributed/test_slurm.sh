@@ -104,13 +104,18 @@ echo "submitted, merge is job $merge"
 
 leaves() { ls work | grep -q '^leaves-[0-9]*$'; }
 wait_for 240 leaves
-# The node, and what runs on it: its tasks are queued again, on the other.
-for pid in $(squeue -h -w n1 -t running -o %A); do
-    scontrol requeue "$pid" >/dev/null 2>&1 || true
-done
+# The node dies with what runs on it: the daemon, then each task's step, shell and program. Its tasks are queued again.
+on_node() { pgrep -f "$folder/spool-n1/job"; }
+wait_for 240 on_node
+shells=$(on_node)
 kill -9 "$first"
+for shell in $shells; do
+    step=$(ps -o ppid= -p "$shell") programs=$(pgrep -P "$shell" || true)
+    # shellcheck disable=SC2086
+    kill -9 $step $shell $programs 2>/dev/null || true
+done
 scontrol update nodename=n1 state=down reason="killed midway"
-echo "killed a node"
+echo "killed a node with $(echo "$shells" | wc -l) tasks"
 written() { [ -f slurm.kiln ] && [ -z "$(squeue -h)" ]; }
 wait_for 400 written
 cmp single.kiln slurm.kiln

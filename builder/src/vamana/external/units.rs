@@ -90,6 +90,22 @@ pub(crate) enum Wanted {
     },
 }
 
+impl Wanted {
+    /// Their numbers, of a stage of so many units.
+    fn numbers(&self, stage: Stage, units: u32) -> Result<Vec<u32>, BuilderError> {
+        match self {
+            Self::All => Ok((0..units).collect()),
+            Self::Share { index, of } => Ok((*index..units).step_by(*of as usize).collect()),
+            Self::Numbers(numbers) if *numbers.end() < units => Ok(numbers.clone().collect()),
+            Self::Numbers(numbers) => Err(BuilderError::Mismatch(format!(
+                "--units {}: stage {} has {units} units, numbered from 0; give numbers below that",
+                numbers.end(),
+                stage.name()
+            ))),
+        }
+    }
+}
+
 /// How far a stage is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Standing {
@@ -195,31 +211,34 @@ impl<'a, B: Backend> Build<'a, B> {
         let keys = &self.keys();
         let names: Vec<&str> = stage.needs().iter().chain([&stage]).map(|stage| stage.name()).collect();
         self.store.refresh(&names)?;
-        for &need in stage.needs() {
-            self.require(need, keys)?;
-        }
-        let units = self.units_of(stage, keys)?.expect("known from the stages before, which are there");
-        let numbers: Vec<u32> = match wanted {
-            Wanted::All => (0..units).collect(),
-            Wanted::Share { index, of } => (*index..units).step_by(*of as usize).collect(),
-            Wanted::Numbers(numbers) if *numbers.end() < units => numbers.clone().collect(),
-            Wanted::Numbers(numbers) => {
-                let name = stage.name();
-                let number = numbers.end();
-                return Err(BuilderError::Mismatch(format!(
-                    "--units {number}: stage {name} has {units} units, numbered from 0; give numbers below that"
-                )));
-            }
-        };
         let is_there = |&&number: &&u32| self.store.has(Unit { stage: stage.name(), number }, keys.of(stage));
-        let there = numbers.iter().filter(is_there).count();
-        if there == numbers.len() {
-            return Ok(Made { made: 0, there });
+        let mut numbers = Vec::new();
+        if let Some(units) = self.units_of(stage, keys)? {
+            numbers = wanted.numbers(stage, units)?;
+            if numbers.iter().all(|number| is_there(&number)) {
+                return Ok(Made { made: 0, there: numbers.len() });
+            }
         }
+        for &need in stage.needs() {
+            if let Err(missing) = self.require(need, keys) {
+                // It may be missing because nobody needs it any more, nor what is asked for.
+                return match self.survey()?[stage as usize].needed {
+                    true => Err(missing),
+                    false => {
+                        tracing::info!(
+                            "stage {} is not needed any more: all that is made from it is there",
+                            stage.name()
+                        );
+                        Ok(Made::default())
+                    }
+                };
+            }
+        }
+        let there = numbers.iter().filter(is_there).count();
         let before = self.store.made();
         Build { scope: Scope::Some(&numbers), plan: self.plan.clone(), ..*self }.run(stage, keys, watch)?;
         let made = self.store.made() - before;
-        Ok(Made { made, there: numbers.len() - made.min(numbers.len()) })
+        Ok(Made { made, there })
     }
 
     /// Runs a stage, all of whose needs are there.
