@@ -76,7 +76,8 @@ class Driver:
     def __init__(self, args):
         self.args = args
         # Ray makes a task again that is lost with its node, or whose unit fails.
-        options = {"num_cpus": args.cpus, "num_gpus": args.gpus, "max_retries": args.retries}
+        memory = json.loads(run_here(args, "status", "--json"))["memory_budget"]
+        options = {"num_cpus": args.cpus, "num_gpus": args.gpus, "memory": memory, "max_retries": args.retries}
         self.task = ray.remote(make_unit).options(retry_exceptions=[UnitFailed], **options)
         self.running = {}
         self.figures = collections.defaultdict(lambda: {"units": 0, "seconds": 0.0, "nodes": set(), "from": None, "to": None})

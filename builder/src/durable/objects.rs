@@ -31,7 +31,7 @@ use crate::error::BuilderError;
 const TAIL: u64 = 64 << 10;
 
 /// Bytes of a part that is sent or fetched by itself, and how many are on their way at a time.
-const PART: u64 = if cfg!(test) { 64 << 10 } else { 16 << 20 };
+const PART: u64 = if cfg!(test) { 64 << 10 } else { 8 << 20 };
 const PARTS_AT_A_TIME: usize = 4;
 
 /// Parts of an object at most; S3 takes 10,000.

@@ -74,6 +74,8 @@ pub struct UnitStatus {
     pub complete: bool,
     /// Bytes of all units that are there.
     pub bytes: u64,
+    /// Bytes of memory that a machine keeps to.
+    pub memory_budget: u64,
 }
 
 /// How far a stage is.
@@ -150,6 +152,7 @@ impl<B: Backend> Units<'_, B> {
             Ok(UnitStatus {
                 complete: standings.iter().all(|standing| !standing.ready),
                 bytes: build.store.bytes_there(),
+                memory_budget: self.plan.memory_budget,
                 stages: standings.into_iter().map(StageStatus::from).collect(),
             })
         })

@@ -162,8 +162,25 @@ impl<'a, B: Backend> Build<'a, B> {
         })
     }
 
-    /// How far every stage is.
+    /// How far every stage is. What is found damaged on the way is removed, and counts as missing.
     pub(crate) fn survey(&self) -> Result<Vec<Standing>, BuilderError> {
+        for _ in 0..DAMAGED_AT_MOST {
+            match self.survey_once() {
+                Err(BuilderError::Spoiled { path, stage, number }) => {
+                    tracing::warn!("{}: damaged; it counts as missing, and is made again", path.display());
+                    self.store.remove(stage, Some(number))?;
+                }
+                surveyed => return surveyed,
+            }
+        }
+        Err(self.too_much_damage())
+    }
+
+    fn too_much_damage(&self) -> BuilderError {
+        BuilderError::damaged(self.store.folder(), format!("more than {DAMAGED_AT_MOST} units were damaged"))
+    }
+
+    fn survey_once(&self) -> Result<Vec<Standing>, BuilderError> {
         let keys = self.keys();
         self.store.refresh(&Stage::ALL.map(Stage::name))?;
         let mut standings = Vec::with_capacity(Stage::ALL.len());
@@ -204,7 +221,7 @@ impl<'a, B: Backend> Build<'a, B> {
                 made => return made,
             }
         }
-        Err(BuilderError::damaged(self.store.folder(), format!("more than {DAMAGED_AT_MOST} units were damaged")))
+        Err(self.too_much_damage())
     }
 
     fn make_once(&self, stage: Stage, wanted: &Wanted, watch: &mut Stopwatch<'_>) -> Result<Made, BuilderError> {
