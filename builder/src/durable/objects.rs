@@ -41,6 +41,9 @@ const PARTS: u64 = 9000;
 const RETRIES: usize = 8;
 const RETRY_FOR: Duration = Duration::from_secs(150);
 
+/// Waits before lists and removals whose answer was lost are asked for again.
+const ANSWERS: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
+
 /// Unfinished files that are older than this are of processes that died.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
@@ -147,6 +150,17 @@ fn io_error(error: Error) -> io::Error {
 impl Inner {
     fn run<R>(&self, work: impl Future<Output = Result<R, Error>>) -> io::Result<R> {
         self.runtime.block_on(work).map_err(io_error)
+    }
+
+    /// The same for what may be done again, and whose answer the crate reads without asking again where it ends early.
+    fn run_again<R, F: Future<Output = Result<R, Error>>>(&self, work: impl Fn() -> F) -> io::Result<R> {
+        for wait in ANSWERS {
+            match self.run(work()) {
+                Err(error) if error.kind() == ErrorKind::Other => std::thread::sleep(wait),
+                done => return done,
+            }
+        }
+        self.run(work())
     }
 
     /// What follows the address in a path under it.
@@ -271,7 +285,8 @@ impl Files for Objects {
         if is_unfinished(path) {
             return std::fs::remove_file(self.0.unfinished(path)?);
         }
-        self.0.run(self.0.store.delete(&self.0.object(path)?))
+        let object = self.0.object(path)?;
+        self.0.run_again(|| self.0.store.delete(&object))
     }
 
     fn punch(&self, _path: &Path, _range: Range<u64>) -> io::Result<()> {
@@ -280,7 +295,7 @@ impl Files for Objects {
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
         self.0.name(folder)?;
-        let listed = self.0.run(self.0.store.list_with_delimiter(Some(&self.0.prefix)))?;
+        let listed = self.0.run_again(|| self.0.store.list_with_delimiter(Some(&self.0.prefix)))?;
         let name = |object: object_store::ObjectMeta| object.location.filename().map(str::to_string);
         Ok(listed.objects.into_iter().filter_map(name).collect())
     }

@@ -79,16 +79,16 @@ pub(crate) struct Build<'a, B> {
 pub(crate) enum Scope<'a> {
     /// All that are missing.
     All,
-    /// Those whose numbers are among these, ascending, as far as they are missing; others make the rest.
-    Some(&'a [u32]),
+    /// Those of this stage whose numbers are among these, ascending, as far as they are missing; others make the rest.
+    Some(&'static str, &'a [u32]),
 }
 
 impl Scope<'_> {
     /// Whether a unit is one of this process's.
-    fn holds(&self, number: u32) -> bool {
+    fn holds(&self, unit: Unit) -> bool {
         match self {
             Self::All => true,
-            Self::Some(numbers) => numbers.binary_search(&number).is_ok(),
+            Self::Some(stage, numbers) => unit.stage == *stage && numbers.binary_search(&unit.number).is_ok(),
         }
     }
 }
@@ -225,7 +225,7 @@ impl<B: Backend> Build<'_, B> {
     ) -> Result<(), BuilderError> {
         for number in 0..units {
             let unit = Unit { stage, number };
-            if self.scope.holds(number) && !self.store.has_by_now(unit, key)? {
+            if self.scope.holds(unit) && !self.store.has_by_now(unit, key)? {
                 make(unit)?;
                 return_freed_memory();
                 self.may_stop()?;

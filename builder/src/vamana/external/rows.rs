@@ -88,14 +88,15 @@ impl<B: Backend> Build<'_, B> {
         watch.stage("copy", self.n() as u64);
         let positions = positions(&self.homes()?);
         let mut wanted = Vec::new();
-        for number in (0..self.plan.units).filter(|&number| self.scope.holds(number)) {
-            if !self.store.has_by_now(Unit { stage: STAGE, number }, &keys.rows)? {
+        for number in 0..self.plan.units {
+            let unit = Unit { stage: STAGE, number };
+            if self.scope.holds(unit) && !self.store.has_by_now(unit, &keys.rows)? {
                 wanted.push(number);
             }
         }
         let own: usize = wanted.iter().map(|&number| self.plan.rows_of(number, self.n()).len()).sum();
         let apart = self.n() / own.max(1) * self.source.dim() * self.dtype().bytes();
-        if apart > FAR_APART && matches!(self.scope, Scope::Some(_)) {
+        if apart > FAR_APART && matches!(self.scope, Scope::Some(..)) {
             self.each_missing(STAGE, &keys.rows, self.plan.units, |unit| self.gather_unit(unit, keys, &positions))?;
             return Ok(positions);
         }

@@ -72,7 +72,7 @@ impl Stage {
             Graph => &[Summary, Rows, Prune],
             Repair => &[Summary, Middle, Rows, Graph],
             Place => &[Summary, Rows],
-            Order => &[Summary, Rows, Graph, Repair, Place],
+            Order => &[Summary, Middle, Rows, Graph, Repair, Place],
         }
     }
 }
@@ -253,7 +253,8 @@ impl<'a, B: Backend> Build<'a, B> {
         }
         let there = numbers.iter().filter(is_there).count();
         let before = self.store.made();
-        Build { scope: Scope::Some(&numbers), plan: self.plan.clone(), ..*self }.run(stage, keys, watch)?;
+        Build { scope: Scope::Some(stage.name(), &numbers), plan: self.plan.clone(), ..*self }
+            .run(stage, keys, watch)?;
         let made = self.store.made() - before;
         Ok(Made { made, there })
     }
