@@ -15,6 +15,10 @@ use commands::{
 };
 use kiln_builder::BuilderError;
 
+/// So that a build can say what it has asked for.
+#[global_allocator]
+static ALLOCATOR: kiln_builder::CountingAllocator = kiln_builder::CountingAllocator;
+
 /// Builds, searches and measures approximate-nearest-neighbour indexes that live in one file on an SSD.
 #[derive(Parser)]
 #[command(name = "kiln", version, propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use serde_json::Value;
 
-const BUILD_KEYS: [&str; 15] = [
+const BUILD_KEYS: [&str; 16] = [
     "index",
     "path",
     "params",
@@ -20,6 +20,7 @@ const BUILD_KEYS: [&str; 15] = [
     "cpu_seconds",
     "peak_rss_bytes",
     "peak_anonymous_bytes",
+    "peak_allocated_bytes",
     "index_bytes",
 ];
 

@@ -77,6 +77,8 @@ fn a_build_keeps_to_its_budget_and_says_so() {
     let budget = number(&document, "/durable/memory_budget");
     let peak = number(&document, "/peak_anonymous_bytes");
     assert!(budget == f64::from(96 << 20) && peak > 0.0 && peak <= 1.05 * budget, "{document}");
+    let allocated = number(&document, "/peak_allocated_bytes");
+    assert!(allocated > 1e6 && allocated <= budget, "{document}");
     assert!(number(&document, "/durable/units") > 50.0 && number(&document, "/durable/temp_peak_bytes") > 0.0);
     assert_eq!(number(&document, "/durable/resumed_units"), 0.0);
     let beside = place.json("x.kiln.build.json");

@@ -170,6 +170,11 @@ fn every_bad_request_is_told_what_is_wrong() {
     let json = ["content-type: application/json; charset=utf-8"];
     let both = server.ask("POST", "/v1/search?k=3", &json, one(json!({ "k": 2 })).to_string().as_bytes()).json();
     assert_eq!(both["results"][0]["ids"].as_array().map(Vec::len), Some(2), "the body counts");
+    for (path, says) in [("/v1/search?search_list=0", "search_list is 0"), ("/v1/search?recall=2", "recall is 2")] {
+        let body = one(json!({ "search_list": 20, "recall": null })).to_string();
+        let message = server.ask("POST", path, &json, body.as_bytes()).is_error(400, "parameter");
+        assert!(message.contains(says), "what the body says otherwise is looked at too: {message}");
+    }
     let outside = server.ask("POST", "/v1/search?k=3", &json, one(json!({})).to_string().as_bytes()).json();
     assert_eq!(outside["results"][0]["ids"].as_array().map(Vec::len), Some(3));
 

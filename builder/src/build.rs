@@ -72,6 +72,11 @@ pub struct BuildReport {
     /// Most anonymous memory during the build, bytes, sampled every 10 ms: what is neither file nor shared.
     #[serde(default)]
     pub peak_anonymous_bytes: u64,
+    /// Most bytes that the program had asked for and not given back; 0 where its allocator is not [`CountingAllocator`].
+    ///
+    /// [`CountingAllocator`]: crate::CountingAllocator
+    #[serde(default)]
+    pub peak_allocated_bytes: u64,
     /// Bytes of the index file.
     pub index_bytes: u64,
     /// What a build within a budget did beside the rest.
@@ -301,6 +306,7 @@ pub(crate) fn finish(
         cpu_seconds: used.cpu_seconds,
         peak_rss_bytes: used.peak_rss_bytes,
         peak_anonymous_bytes: used.peak_anonymous_bytes,
+        peak_allocated_bytes: used.peak_allocated_bytes,
         index_bytes,
         durable,
     };

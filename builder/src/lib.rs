@@ -4,6 +4,7 @@
 //! [`Searcher`] over it. Every caller (command line, harness, server) goes through
 //! [`Searcher::search`], so what is measured is what is served.
 
+mod allocated;
 mod build;
 mod device_graph;
 mod durable;
@@ -26,6 +27,7 @@ mod stored_rows;
 pub mod units;
 mod vamana;
 
+pub use allocated::CountingAllocator;
 pub use build::{BuildReport, BuildRequest, DurableReport, WithinBudget, build, build_within};
 pub use device_graph::DeviceGraph;
 pub use error::BuilderError;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use kiln_kernels::Progress;
 
+use crate::allocated;
+
 /// Times the stages of a build, and announces each to a progress observer.
 pub(crate) struct Stopwatch<'a> {
     progress: &'a dyn Progress,
@@ -26,11 +28,13 @@ pub(crate) struct Used {
     pub cpu_seconds: f64,
     pub peak_rss_bytes: u64,
     pub peak_anonymous_bytes: u64,
+    pub peak_allocated_bytes: u64,
 }
 
 impl<'a> Stopwatch<'a> {
     pub(crate) fn start(progress: &'a dyn Progress) -> Self {
         reset_peak_rss();
+        allocated::start();
         let (stages, current, anonymous) = (Vec::new(), None, AnonymousPeak::start());
         Self { progress, started: Instant::now(), cpu_at_start: cpu_seconds(), stages, current, anonymous }
     }
@@ -51,6 +55,7 @@ impl<'a> Stopwatch<'a> {
             cpu_seconds: cpu_seconds() - self.cpu_at_start,
             peak_rss_bytes: peak_rss_bytes(),
             peak_anonymous_bytes: self.anonymous.finish(),
+            peak_allocated_bytes: allocated::most(),
             stage_seconds: self.stages,
         }
     }

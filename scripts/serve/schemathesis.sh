@@ -21,6 +21,7 @@ fi
 index "$work/vamana.kiln" --index vamana
 index "$work/ivf-pq.kiln" --index ivf-pq
 printf 's3cret\n' >"$work/token"
+export SCHEMATHESIS_HOOKS=raw_bodies PYTHONPATH="$root/scripts/serve" PYTHONDONTWRITEBYTECODE=1 DIM=128
 # The tester keeps what it found in the folder that it runs in.
 cd "$work"
 for kind in vamana ivf-pq; do

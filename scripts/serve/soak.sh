@@ -60,6 +60,10 @@ swaps=$(metric 'kiln_swaps_total{outcome="done"}')
 say "drain in the middle of a burst of 5 s"
 load --rate "$rate" --duration 5s --timeout 5s --json "$work/drain.json" &
 loading=$!
+# The load reads its queries and judges before it asks: the drain is to meet requests.
+asked() { metric kiln_queries_total; }
+before_burst=$(asked)
+while kill -0 "$loading" 2>/dev/null && [ "$(asked)" = "$before_burst" ]; do sleep 0.1; done
 sleep 2
 kill -TERM "$server"
 code=0
@@ -67,6 +71,12 @@ wait "$server" || code=$?
 server=
 wait "$loading" || true
 
+for record in soak drain; do
+  if [ ! -s "$work/$record.json" ]; then
+    say "error: the load of the $record ended without a record"
+    exit 1
+  fi
+done
 lost=$(($(failed "$work/soak.json") + $(failed "$work/drain.json")))
 growth=$((after - before))
 echo "requests      $(of_record "$work/soak.json" requests), and $(of_record "$work/drain.json" requests) around the drain"

@@ -290,6 +290,7 @@ fn document(report: &BuildReport) -> Value {
         "cpu_seconds": report.cpu_seconds,
         "peak_rss_bytes": report.peak_rss_bytes,
         "peak_anonymous_bytes": report.peak_anonymous_bytes,
+        "peak_allocated_bytes": report.peak_allocated_bytes,
         "index_bytes": report.index_bytes,
     });
     if let Some(durable) = &report.durable {

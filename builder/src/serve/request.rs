@@ -71,6 +71,8 @@ impl Asked {
         limits: &Limits,
     ) -> Result<Self, ApiError> {
         let outside = Wishes::from_query_string(query_string.unwrap_or_default())?;
+        // Also of what the body says otherwise.
+        outside.check(limits)?;
         let dim = served.searcher.dim();
         let (queries, wishes) = match form {
             Form::Json => {
@@ -136,8 +138,24 @@ impl Wishes {
         }
     }
 
+    /// Refuses what no search can be asked for.
+    fn check(&self, limits: &Limits) -> Result<(), ApiError> {
+        self.k.map_or(Ok(()), |k| within("k", k, limits.k))?;
+        let sizes = [("search_list", self.search_list), ("nprobe", self.nprobe), ("rerank", self.rerank)];
+        for (name, size) in sizes {
+            size.map_or(Ok(()), |size| within(name, size, limits.list))?;
+        }
+        match self.recall {
+            Some(recall) if !(recall > 0.0 && recall <= 1.0) => {
+                Err(ApiError::new(Kind::Parameter, format!("recall is {recall}: use a number above 0 and at most 1")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The search that is asked for, within the limits.
     fn resolve(&self, served: &Served, queries: usize, limits: &Limits) -> Result<SearchParams, ApiError> {
+        self.check(limits)?;
         let k = self.k.unwrap_or(10);
         within("k", k, limits.k)?;
         if k.saturating_mul(queries) > limits.answers {
@@ -149,10 +167,6 @@ impl Wishes {
             return Err(ApiError::new(Kind::Limit, problem));
         }
         let kind = served.searcher.kind();
-        let sizes = [("search_list", self.search_list), ("nprobe", self.nprobe), ("rerank", self.rerank)];
-        for (name, size) in sizes {
-            size.map_or(Ok(()), |size| within(name, size, limits.list))?;
-        }
         let given = [
             ("search_list", self.search_list.is_some(), IndexKind::Vamana),
             ("navigate", self.navigate.is_some(), IndexKind::Vamana),

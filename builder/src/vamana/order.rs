@@ -39,7 +39,7 @@ pub(crate) fn page_order<B: Backend>(
         Ok::<(), Infallible>(())
     };
     let Ok(mut order) = fill_pages(nodes_per_page, &rows, read);
-    let Ok(()) = refine(nodes_per_page, &mut order, read);
+    let Ok(()) = refine(nodes_per_page, &mut order, usize::MAX, read);
     Ok(order)
 }
 

@@ -24,25 +24,34 @@ const PAGES: usize = 3;
 const WINDOW: usize = 1 << 17;
 
 /// Passes over a window at most; one that moves fewer than this share of the nodes is the last.
-const PASSES: usize = 2;
+const PASSES: usize = 3;
 const ENOUGH: usize = 50;
 
-/// Improves `order`, the row at each position, of a graph whose edges `read` appends, nearest first.
+/// Bytes that a window of `n` rows takes at most.
+pub(super) fn window_bytes(n: usize) -> usize {
+    // Links, the nearest, and six numbers more.
+    n.min(WINDOW) * size_of::<u32>() * (LINKS + NEAREST + 6)
+}
+
+/// Improves `order`, the row at each position, of a graph whose edges `read` appends, nearest first; works on so many
+/// windows at a time at most.
 ///
 /// # Errors
 /// Whatever `read` comes to; the order is then a permutation still.
 pub(super) fn refine<E: Send>(
     nodes_per_page: usize,
     order: &mut [u32],
+    at_a_time: usize,
     read: impl Fn(u32, &mut Vec<u32>) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
-    refine_in_windows(nodes_per_page, order, WINDOW, read)
+    refine_in_windows(nodes_per_page, order, WINDOW, at_a_time, read)
 }
 
 fn refine_in_windows<E: Send>(
     nodes_per_page: usize,
     order: &mut [u32],
     window: usize,
+    at_a_time: usize,
     read: impl Fn(u32, &mut Vec<u32>) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     if nodes_per_page < 2 || order.len() <= nodes_per_page {
@@ -56,7 +65,7 @@ fn refine_in_windows<E: Send>(
             break;
         }
         order.iter().enumerate().for_each(|(position, &row)| positions[row as usize] = position as u32);
-        order[first..].par_chunks_mut(window).enumerate().try_for_each(|(number, rows)| {
+        let refine = |(number, rows): (usize, &mut [u32])| {
             let start = (first + number * window) as u32;
             let local = |row: u32| positions[row as usize].checked_sub(start).filter(|&at| (at as usize) < rows.len());
             let mut places = Places::new(nodes_per_page, &Near::read(rows, &read, local)?);
@@ -69,7 +78,13 @@ fn refine_in_windows<E: Send>(
             let before = rows.to_vec();
             rows.iter_mut().zip(&places.order).for_each(|(row, &node)| *row = before[node as usize]);
             Ok(())
-        })?;
+        };
+        let mut windows: Vec<(usize, &mut [u32])> = order[first..].chunks_mut(window).enumerate().collect();
+        while !windows.is_empty() {
+            let later = windows.split_off(at_a_time.clamp(1, windows.len()));
+            windows.into_par_iter().with_max_len(1).try_for_each(refine)?;
+            windows = later;
+        }
     }
     Ok(())
 }
@@ -228,7 +243,7 @@ mod tests {
             out.extend_from_slice(graph.neighbors(row));
             Ok::<(), Infallible>(())
         };
-        let Ok(()) = refine_in_windows(nodes_per_page, order, window, read);
+        let Ok(()) = refine_in_windows(nodes_per_page, order, window, 3, read);
     }
 
     /// Links that stay within a page.

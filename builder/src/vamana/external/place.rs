@@ -11,7 +11,7 @@ use crate::durable::Unit;
 use crate::error::BuilderError;
 use crate::quantiser::sample_rows;
 use crate::vamana::order::{CHAIN_CHOICE, chain, fill_pages};
-use crate::vamana::refine::refine;
+use crate::vamana::refine::{refine, window_bytes};
 
 pub(super) const STAGE: &str = "place";
 pub(super) const ORDER: &str = "order";
@@ -44,7 +44,8 @@ impl<B: Backend> Build<'_, B> {
         let read = |row: u32, neighbors: &mut Vec<u32>| graph.neighbors(rows, row, neighbors);
         let mut order = fill_pages(layout.nodes_per_page(), &grouped, read)?;
         drop(grouped);
-        refine(layout.nodes_per_page(), &mut order, read)?;
+        let windows = 2 * self.plan.gathered / window_bytes(self.n());
+        refine(layout.nodes_per_page(), &mut order, windows, read)?;
         let mut writer = self.store.begin(unit)?;
         writer.segment(bytemuck::cast_slice(&order))?;
         writer.commit(&keys.order, "host")?;

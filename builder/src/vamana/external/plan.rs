@@ -7,6 +7,7 @@ use crate::error::BuilderError;
 use crate::params::{Layout, VamanaParams};
 use crate::quantiser::SAMPLE_ROWS;
 use crate::vamana::partition::{BATCH, candidates_kept, leaf_k};
+use crate::vamana::refine::window_bytes;
 use crate::vamana::split::{FANOUT, LEAF_SIZE};
 
 /// Memory of the program itself, of its threads, and of blocks on their way from and to files.
@@ -88,7 +89,7 @@ impl Plan {
         let leader_rows = 4 * leaders * dim * dtype.bytes();
         // Codes are trained on a sample as f32, and on what training makes of it.
         let sample = if params.layout == Layout::Compact { 2 * n.min(SAMPLE_ROWS) * dim * size_of::<f32>() } else { 0 };
-        let work = 2 * places.max(unit).max(leader_rows).max(sample);
+        let work = 2 * places.max(unit).max(leader_rows).max(sample).max(window_bytes(n));
         Self::resident_bytes(n) + work as u64
     }
 
