@@ -9,7 +9,7 @@ use super::WorkPlace;
 use crate::build::{BuildRequest, checked_partition, stored_dtype};
 use crate::durable::Store;
 use crate::error::BuilderError;
-use crate::params::{IndexParams, VamanaParams};
+use crate::params::{GraphMethod, IndexParams, VamanaParams};
 use crate::resources::Stopwatch;
 use crate::vamana::external::Plan;
 use crate::vamana::external::units::Stage;
@@ -81,6 +81,10 @@ pub fn plan_units(
     place: &WorkPlace,
     progress: &dyn Progress,
 ) -> Result<UnitPlan, BuilderError> {
+    if !matches!(&request.params, IndexParams::Vamana(params) if params.method == GraphMethod::Partition) {
+        let only = "machines share builds of --index vamana --method partition only";
+        return Err(BuilderError::Mismatch(format!("{only}: use these, or `kiln build`")));
+    }
     let vamana = checked_partition(request)?;
     let (n, dim) = (request.source.len(), request.source.dim());
     if n as usize <= LEAF_SIZE {
