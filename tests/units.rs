@@ -183,6 +183,8 @@ fn other_plans_other_data_and_other_versions_are_refused() {
     assert!(place.read("work/plan.json") == plan, "planned again, nothing changes");
     let other = [&PLAN[..], &["--max-degree", "32"]].concat();
     assert_says(&place.fails(1, &other), &["work", "another plan", "--all"]);
+    let insert = [&PLAN[..], &["--method", "insert"]].concat();
+    assert_says(&place.fails(1, &insert), &["--method partition", "kiln build"]);
     assert_says(
         &place.fails(1, &["unit", "status", "--work", "elsewhere"]),
         &["elsewhere", "no plan", "kiln unit plan"],
