@@ -205,7 +205,7 @@ impl<'a, B: Backend> Build<'a, B> {
         Ok(standings)
     }
 
-    /// Makes units of a stage, as far as they are missing. What is found damaged is made again first.
+    /// Makes units of a stage, as far as they are missing and needed. What is found damaged is made again first.
     ///
     /// # Errors
     /// [`BuilderError::Missing`] where a unit that they are made from is not there.
@@ -236,20 +236,12 @@ impl<'a, B: Backend> Build<'a, B> {
                 return Ok(Made { made: 0, there: numbers.len() });
             }
         }
+        if !self.survey()?[stage as usize].needed {
+            tracing::info!("stage {} is not needed any more: all that is made from it is there", stage.name());
+            return Ok(Made::default());
+        }
         for &need in stage.needs() {
-            if let Err(missing) = self.require(need, keys) {
-                // It may be missing because nobody needs it any more, nor what is asked for.
-                return match self.survey()?[stage as usize].needed {
-                    true => Err(missing),
-                    false => {
-                        tracing::info!(
-                            "stage {} is not needed any more: all that is made from it is there",
-                            stage.name()
-                        );
-                        Ok(Made::default())
-                    }
-                };
-            }
+            self.require(need, keys)?;
         }
         let there = numbers.iter().filter(is_there).count();
         let before = self.store.made();
