@@ -2,13 +2,13 @@
 # Builds one index by two machines (two caches) that share an S3 bucket alone, and compares its bytes with those that `kiln build`
 # makes. Units are large enough to be sent in parts.
 #
-#     scripts/distributed/test_s3.sh [ROWS]      120,000 unless told
+#     scripts/distributed/test_s3.sh [ROWS]      5,000 unless told
 #
 # Uses the server of $KILN_TEST_S3 (an endpoint such as http://127.0.0.1:9000, with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
 # a bucket in KILN_TEST_BUCKET), else starts moto (pip install 'moto[server]'), else says that it is skipped. Uses KILN for the
 # program (target/release/kiln), and a folder of its own under TMPDIR.
 set -eu
-rows=${1:-120000}
+rows=${1:-5000}
 kiln=${KILN:-target/release/kiln}
 kiln=$(cd "$(dirname "$kiln")" && pwd)/$(basename "$kiln")
 folder=$(mktemp -d)
@@ -42,9 +42,9 @@ fi
 case $AWS_ENDPOINT in http://*) export AWS_ALLOW_HTTP=true ;; esac
 work=s3://$bucket/test-$$/base.work
 
-"$kiln" --quiet datasets synth --rows "$rows" --dim 128 --lid 12 --dtype u8 --out base.u8bin
-"$kiln" --quiet build --dataset base.u8bin --metric l2 --index vamana --device cpu --out single.kiln
-"$kiln" --quiet unit plan --dataset base.u8bin --metric l2 --index vamana --memory-budget 320MiB --work "$work" --out s3.kiln
+"$kiln" --quiet datasets synth --rows "$rows" --dim 2304 --lid 12 --out base.fbin
+"$kiln" --quiet build --dataset base.fbin --metric l2 --index vamana --device cpu --out single.kiln
+"$kiln" --quiet unit plan --dataset base.fbin --metric l2 --index vamana --memory-budget 1GiB --work "$work" --out s3.kiln
 for stage in summary assign middle rows leaves prune graph repair place order; do
     began=$(date +%s)
     for machine in 0 1; do
