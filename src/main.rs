@@ -11,7 +11,7 @@ use commands::budget::STOPPED;
 use commands::serve;
 use commands::{
     StdoutClosed, UsageError, bench, bench_kernels, build, completions, datasets, devices, inspect, load, report,
-    search, tune,
+    search, tune, unit,
 };
 use kiln_builder::BuilderError;
 
@@ -79,8 +79,11 @@ enum Command {
     /// Measure every stage of a device beside what it can do at most
     #[command(display_order = 11)]
     BenchKernels(bench_kernels::Args),
-    /// Print a shell completion script, or write man pages
+    /// Build one index by many machines, unit by unit
     #[command(display_order = 12)]
+    Unit(unit::Args),
+    /// Print a shell completion script, or write man pages
+    #[command(display_order = 13)]
     Completions(completions::Args),
 }
 
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         Command::Datasets(args) => datasets::run(args),
         Command::Devices(args) => devices::run(args),
         Command::BenchKernels(args) => bench_kernels::run(args),
+        Command::Unit(args) => unit::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),
     };
     #[cfg(feature = "serve")]

@@ -246,6 +246,7 @@ impl<B: Backend> Parts<'_, B> {
             plan: vamana::external::Plan::new(n, dim, dtype, params, self.within.memory)?,
             store: self.store,
             progress: self.progress,
+            scope: vamana::external::Scope::All,
             stop: self.within.stop,
         };
         let done = vamana::external::build_and_write(&task, writer, watch)?;
@@ -314,16 +315,16 @@ pub(crate) fn checked_in_parts(request: &BuildRequest<'_>) -> Result<IndexParams
 }
 
 /// An index whose every section but meta is written.
-struct Built {
-    params: IndexParams,
-    dtype: DType,
-    entry: Option<u32>,
-    device: String,
-    durable: Option<DurableReport>,
+pub(crate) struct Built {
+    pub params: IndexParams,
+    pub dtype: DType,
+    pub entry: Option<u32>,
+    pub device: String,
+    pub durable: Option<DurableReport>,
 }
 
 /// Writes meta, gives the file its name, and writes the report.
-fn finish(
+pub(crate) fn finish(
     request: &BuildRequest<'_>,
     built: Built,
     mut writer: IndexWriter,
@@ -384,7 +385,7 @@ fn finish(
 
 /// The element type that the rows are stored and computed in: the smallest that holds every value exactly, unless the
 /// user keeps theirs. To find it costs another reading of rows that can be narrowed, and a block of rows that cannot.
-fn stored_dtype(
+pub(crate) fn stored_dtype(
     request: &BuildRequest<'_>,
     watch: &mut Stopwatch<'_>,
     progress: &dyn Progress,

@@ -68,6 +68,19 @@ pub enum BuilderError {
         /// The number of the unit.
         number: u32,
     },
+    /// A unit of work in a shared place that others are made from, and that is not there.
+    #[error("unit {number} of stage {stage}{} is not in {work}; make what is missing: kiln unit build --work {work} --stage {stage}{}",
+        more(*others), if *others == 0 { format!(" --units {number}") } else { String::new() }, work = work.display())]
+    Missing {
+        /// The place.
+        work: PathBuf,
+        /// The stage.
+        stage: &'static str,
+        /// The number of the first that is missing.
+        number: u32,
+        /// How many more of that stage are.
+        others: usize,
+    },
     /// A build that was asked to stop, and did so between two units.
     #[error("stopped; {units} finished units are kept in {folder}: run the same command to go on", folder = folder.display())]
     Interrupted {
@@ -85,6 +98,10 @@ pub enum BuilderError {
     /// A backend refused its operands.
     #[error(transparent)]
     Backend(#[from] kiln_kernels::BackendError),
+}
+
+fn more(others: usize) -> String {
+    if others == 0 { String::new() } else { format!(" (and {others} more)") }
 }
 
 impl BuilderError {

@@ -24,6 +24,7 @@ mod searcher;
 #[cfg(feature = "serve")]
 pub mod serve;
 mod stored_rows;
+pub mod units;
 mod vamana;
 
 pub use allocated::CountingAllocator;

@@ -19,6 +19,7 @@ pub mod serve;
 pub mod time;
 pub mod truth;
 pub mod tune;
+pub mod unit;
 
 use std::path::{Path, PathBuf};
 

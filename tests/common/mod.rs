@@ -52,7 +52,13 @@ impl Place {
 
     /// Runs `kiln` here with these arguments, apart from the data sets and settings of whoever runs the tests.
     pub fn run(&self, args: &[&str]) -> Ran {
+        self.run_with(args, &[])
+    }
+
+    /// The same with some environment.
+    pub fn run_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Ran {
         let output = assert_cmd::cargo::cargo_bin_cmd!("kiln")
+            .envs(environment.iter().copied())
             .args(args)
             .current_dir(self.0.path())
             .env("KILN_DATA", self.path("cache"))

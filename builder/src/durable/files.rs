@@ -16,6 +16,11 @@ pub(crate) trait Files: Send + Sync {
     /// Opens a file to be read.
     fn open(&self, path: &Path) -> io::Result<Box<dyn Reading>>;
 
+    /// Opens a file to be read at random: of files that lie far away, a copy that lies near.
+    fn open_nearby(&self, path: &Path) -> io::Result<Box<dyn Reading>> {
+        self.open(path)
+    }
+
     /// Gives a file another name, in place of the file that has it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 

@@ -12,18 +12,26 @@
 //! ```
 //!
 //! A unit is written under a temporary name, flushed, renamed, its folder flushed, and only then named by the manifest,
-//! which is replaced in the same way: a unit that the manifest names was on the drive before. A unit is known by a key, the
+//! which is replaced in the same way: a unit that the manifest names was on the drive before. Where several machines share a
+//! folder ([`Store::shared`]) there is neither lock nor manifest: a finished unit is a file whose footer has its name and key,
+//! and two machines that make the same unit put the same bytes in its place, whole. A unit is known by a key, the
 //! hash of everything that its bytes depend on; a unit of another key is of other parameters and counts as missing. All
 //! operations on files go through [`Files`], so that tests can take the power away between any two of them.
 
+#[cfg(feature = "object-store")]
+mod copies;
 mod files;
 mod manifest;
+#[cfg(feature = "object-store")]
+mod objects;
 #[cfg(test)]
 pub(crate) mod simulated;
 mod store;
 mod work;
 
 pub(crate) use files::{Disk, Files, Lock, Reading, Writing};
+#[cfg(feature = "object-store")]
+pub(crate) use objects::Objects;
 pub(crate) use store::{Artifact, Store, Unit, UnitWriter};
 pub(crate) use work::Work;
 

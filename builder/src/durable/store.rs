@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -35,7 +35,7 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         format!("{}-{:05}", self.stage, self.number)
     }
 }
@@ -61,6 +61,8 @@ struct Footer {
 pub(crate) struct Store {
     files: Arc<dyn Files>,
     folder: PathBuf,
+    /// Where several processes share the folder: what tells this one's unfinished files from those of the others.
+    token: Option<String>,
     state: Mutex<State>,
 }
 
@@ -124,7 +126,7 @@ impl Store {
         }
         let bytes = manifest.units.values().map(|entry| entry.bytes).sum();
         let state = State { manifest, trusted: BTreeSet::new(), bytes, peak: bytes, made: 0 };
-        Ok(Self { files, folder: folder.to_path_buf(), state: Mutex::new(state) })
+        Ok(Self { files, folder: folder.to_path_buf(), token: None, state: Mutex::new(state) })
     }
 
     /// Removes all units and the manifest from a folder.
@@ -201,7 +203,9 @@ impl Store {
             state.trusted.remove(name);
             state.bytes = state.bytes.saturating_sub(entry.map_or(0, |entry| entry.bytes));
         }
-        self.write_manifest(&state.manifest)?;
+        if self.token.is_none() {
+            self.write_manifest(&state.manifest)?;
+        }
         for name in &names {
             let path = self.folder.join(name);
             match self.files.remove(&path) {
@@ -216,32 +220,36 @@ impl Store {
 
     /// Begins a unit; it counts once it is committed.
     pub(crate) fn begin(&self, unit: Unit) -> Result<UnitWriter<'_>, BuilderError> {
-        let partial = self.folder.join(format!("{}{PARTIAL}", unit.name()));
+        let partial = self.partial(unit);
         let file = self.files.create(&partial).map_err(BuilderError::io(&partial, "create"))?;
         let (segments, buffer) = (Vec::new(), Vec::with_capacity(BUFFER));
         Ok(UnitWriter { store: self, unit, partial, file, at: 0, buffer, segments, open: None })
     }
 
-    fn scratch_path(&self, unit: Unit) -> PathBuf {
-        self.folder.join(format!("{}{PARTIAL}", unit.name()))
+    /// What a unit is called until it is finished.
+    fn partial(&self, unit: Unit) -> PathBuf {
+        self.folder.join(match &self.token {
+            Some(token) => format!("{}.{token}{PARTIAL}", unit.name()),
+            None => format!("{}{PARTIAL}", unit.name()),
+        })
     }
 
     /// A file that goes with the process, or when it is removed.
     pub(crate) fn scratch(&self, unit: Unit) -> Result<Scratch<'_>, BuilderError> {
-        let path = self.scratch_path(unit);
+        let path = self.partial(unit);
         let file = self.files.create(&path).map_err(BuilderError::io(&path, "create"))?;
         Ok(Scratch { store: self, path, file })
     }
 
     /// All of such a file.
     pub(crate) fn read_scratch(&self, unit: Unit) -> Result<Vec<u8>, BuilderError> {
-        let path = self.scratch_path(unit);
+        let path = self.partial(unit);
         read_all(&*self.files, &path).map_err(BuilderError::io(&path, "read"))
     }
 
     /// Removes such a file of so many bytes.
     pub(crate) fn remove_scratch(&self, unit: Unit, bytes: u64) -> Result<(), BuilderError> {
-        let path = self.scratch_path(unit);
+        let path = self.partial(unit);
         self.files.remove(&path).map_err(BuilderError::io(&path, "remove"))?;
         self.count(0, bytes);
         Ok(())
@@ -266,12 +274,18 @@ impl Store {
         self.files.sync_folder(&self.folder).map_err(BuilderError::io(&self.folder, "flush"))
     }
 
-    /// Opens a finished unit to read any part of it: where this process did not make it, all of it is checked first.
+    /// Opens a finished unit to read any part of it: where this process did not make it, all of it is checked first. Of a
+    /// shared folder a process reads few of the units: there it is checked when it is first read from.
     ///
     /// # Errors
     /// [`BuilderError::Spoiled`] when it is not what was written; it then counts as missing.
     pub(crate) fn open_checked(&self, unit: Unit) -> Result<Artifact, BuilderError> {
-        let artifact = self.open_unit(unit)?;
+        let mut artifact = self.open_unit(unit)?;
+        if self.token.is_some() {
+            artifact.nearby =
+                Some(Nearby { files: Arc::clone(&self.files), file: OnceLock::new(), opening: Mutex::new(()) });
+            return Ok(artifact);
+        }
         if !self.state().trusted.contains(&unit.name()) {
             for segment in 0..artifact.segments.len() {
                 self.read(&artifact, segment)?;
@@ -295,9 +309,11 @@ impl Store {
         });
         match (opened, entry) {
             (Ok((file, footer, checksum)), Some(entry))
-                if footer.key == entry.key && format!("{checksum:016x}") == entry.checksum =>
+                // In a shared folder, another process may have put the same unit in its place, made by another device.
+                if footer.key == entry.key
+                    && (self.is_shared() || format!("{checksum:016x}") == entry.checksum) =>
             {
-                Ok(Artifact { unit, path, file, segments: footer.segments })
+                Ok(Artifact { unit, path, file, segments: footer.segments, nearby: None })
             }
             (Err(error), Some(_)) if !is_spoiled(&error) => Err(BuilderError::io(&path, "read")(error)),
             _ => Err(self.spoiled(unit)),
@@ -309,14 +325,9 @@ impl Store {
     /// # Errors
     /// As [`open_checked`](Self::open_checked).
     pub(crate) fn read(&self, artifact: &Artifact, segment: usize) -> Result<Vec<u8>, BuilderError> {
-        let Some(Segment { at, bytes, checksum }) = artifact.segments.get(segment).cloned() else {
-            return Err(self.spoiled(artifact.unit));
-        };
-        let mut content = vec![0; bytes as usize];
-        match artifact.file.read_at(&mut content, at) {
-            Ok(()) if xxh3_64(&content) == checksum => Ok(content),
-            Err(error) if !is_spoiled(&error) => Err(BuilderError::io(&artifact.path, "read")(error)),
-            _ => Err(self.spoiled(artifact.unit)),
+        match artifact.segments.get(segment) {
+            Some(of) => checked_segment(&*artifact.file, of).map_err(|error| artifact.error(error)),
+            None => Err(self.spoiled(artifact.unit)),
         }
     }
 
@@ -348,11 +359,12 @@ impl Store {
     }
 
     /// Frees the space of a segment that nobody will read again. Whether it was freed is not kept: a unit that lost a
-    /// segment must count as missing whenever that segment is wanted again.
+    /// segment must count as missing whenever that segment is wanted again. In a shared folder nothing is freed: others may
+    /// be reading, or make the same unit.
     pub(crate) fn spend(&self, artifact: &Artifact, segment: usize) -> Result<(), BuilderError> {
         let Segment { at, bytes, .. } = &artifact.segments[segment];
         let range = *at..*at + bytes.next_multiple_of(ALIGNMENT);
-        if *bytes == 0 {
+        if *bytes == 0 || self.token.is_some() {
             return Ok(());
         }
         self.files.punch(&artifact.path, range).map_err(BuilderError::io(&artifact.path, "free space of"))?;
@@ -369,6 +381,16 @@ impl Store {
 /// Whether an error says that bytes are missing or wrong, not that the drive refused.
 fn is_spoiled(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
+}
+
+/// A whole segment; that it is not what was written is an error of [`ErrorKind::InvalidData`].
+fn checked_segment(file: &dyn Reading, segment: &Segment) -> io::Result<Vec<u8>> {
+    let mut content = vec![0; segment.bytes as usize];
+    file.read_at(&mut content, segment.at)?;
+    match xxh3_64(&content) == segment.checksum {
+        true => Ok(content),
+        false => Err(ErrorKind::InvalidData.into()),
+    }
 }
 
 /// Every whole unit in the folder.
@@ -493,7 +515,10 @@ impl UnitWriter<'_> {
         state.peak = state.peak.max(state.bytes);
         state.trusted.insert(name);
         state.made += 1;
-        store.write_manifest(&state.manifest)
+        match store.token {
+            None => store.write_manifest(&state.manifest),
+            Some(_) => Ok(()),
+        }
     }
 }
 
@@ -518,9 +543,41 @@ pub(crate) struct Artifact {
     path: PathBuf,
     file: Box<dyn Reading>,
     segments: Vec<Segment>,
+    /// Of a shared folder, and to be read at random.
+    nearby: Option<Nearby>,
+}
+
+/// A unit of a shared folder as it is read at random: opened, and all of it checked, when that happens first.
+struct Nearby {
+    files: Arc<dyn Files>,
+    file: OnceLock<Box<dyn Reading>>,
+    /// Held by the thread that opens it; the others wait.
+    opening: Mutex<()>,
+}
+
+impl Nearby {
+    fn file(&self, artifact: &Artifact) -> io::Result<&dyn Reading> {
+        let _opening = match self.file.get() {
+            Some(file) => return Ok(&**file),
+            None => self.opening.lock().expect("no holder of this lock panics"),
+        };
+        if self.file.get().is_none() {
+            let file = self.files.open_nearby(&artifact.path)?;
+            artifact.segments.iter().try_for_each(|segment| checked_segment(&*file, segment).map(drop))?;
+            let _ = self.file.set(file);
+        }
+        Ok(&**self.file.get().expect("set above, or by the thread before"))
+    }
 }
 
 impl Artifact {
+    fn error(&self, error: io::Error) -> BuilderError {
+        match is_spoiled(&error) {
+            true => BuilderError::Spoiled { path: self.path.clone(), stage: self.unit.stage, number: self.unit.number },
+            false => BuilderError::io(&self.path, "read")(error),
+        }
+    }
+
     /// Bytes of a segment.
     pub(crate) fn bytes(&self, segment: usize) -> u64 {
         self.segments.get(segment).map_or(0, |segment| segment.bytes)
@@ -530,12 +587,16 @@ impl Artifact {
     pub(crate) fn read_at(&self, segment: usize, buffer: &mut [u8], offset: u64) -> Result<(), BuilderError> {
         let within: Range<u64> = offset..offset + buffer.len() as u64;
         let read = match self.segments.get(segment) {
-            Some(segment) if within.end <= segment.bytes => self.file.read_at(buffer, segment.at + within.start),
+            Some(segment) if within.end <= segment.bytes => {
+                let file = self.nearby.as_ref().map_or(Ok(&*self.file), |nearby| nearby.file(self));
+                file.and_then(|file| file.read_at(buffer, segment.at + within.start))
+            }
             _ => Err(io::Error::from(ErrorKind::UnexpectedEof)),
         };
-        read.map_err(BuilderError::io(&self.path, "read"))
+        read.map_err(|error| self.error(error))
     }
 }
 
+mod shared;
 #[cfg(test)]
 mod tests;

@@ -50,17 +50,17 @@ impl Work<'_> {
         (0..units).all(|number| self.store.has(Unit { stage, number }, key))
     }
 
-    /// Makes the units of a stage that are missing; between two, the build may be stopped.
+    /// Makes those of some units of a stage that are missing; between two, the build may be stopped.
     pub(crate) fn each_missing(
         &self,
         stage: &'static str,
         key: &Key,
-        units: u32,
+        units: impl IntoIterator<Item = u32>,
         mut make: impl FnMut(Unit) -> Result<(), BuilderError>,
     ) -> Result<(), BuilderError> {
-        for number in 0..units {
+        for number in units {
             let unit = Unit { stage, number };
-            if !self.store.has(unit, key) {
+            if !self.store.has_by_now(unit, key)? {
                 make(unit)?;
                 return_freed_memory();
                 self.may_stop()?;

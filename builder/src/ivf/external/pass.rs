@@ -47,7 +47,7 @@ impl<B: Backend> Build<'_, B> {
         watch.stage("encode", self.n());
         let soar = self.params.soar && trained.centroids.nrows() > 1;
         let second = soar.then(|| SecondLists::among(self.backend, &trained.centroids)).transpose()?;
-        work.each_missing(STAGE, &keys.pass, units, |unit| self.pass_unit(unit, keys, trained, second.as_ref()))
+        work.each_missing(STAGE, &keys.pass, 0..units, |unit| self.pass_unit(unit, keys, trained, second.as_ref()))
     }
 
     fn pass_unit(

@@ -18,8 +18,8 @@ use crate::error::BuilderError;
 use crate::resources::Stopwatch;
 use crate::vamana::split::{FANOUT, by_region, first_leaders};
 
-const STAGE: &str = "assign";
-const MIDDLE: &str = "middle";
+pub(super) const STAGE: &str = "assign";
+pub(super) const MIDDLE: &str = "middle";
 
 /// Segments of a unit.
 const NEAREST: usize = 0;
@@ -103,15 +103,7 @@ impl<B: Backend> Build<'_, B> {
             clusters.extend(found.into_iter().map(|leader| cluster[leader as usize - count]));
             self.progress.advance(count as u64);
         }
-        if hash.digest() != summary.numbers.hashes[unit.number as usize] {
-            return Err(BuilderError::Mismatch(format!(
-                "{}: rows {} to {} changed since they were first read; leave the data set alone while it is built, and \
-                 add --restart to begin anew",
-                self.source.path().display(),
-                rows.start,
-                rows.end - 1
-            )));
-        }
+        self.refuse_changed(unit.number, hash.digest(), summary)?;
         let homes: Vec<u32> = clusters.chunks_exact(fanout).map(|clusters| clusters[0]).collect();
         let grouped = Lists::grouped(&clusters, cluster.len());
         let offsets: Vec<u32> = grouped.offsets.iter().map(|&offset| offset as u32).collect();
@@ -125,6 +117,21 @@ impl<B: Backend> Build<'_, B> {
         writer.segment(bytemuck::cast_slice(&offsets))?;
         writer.segment(bytemuck::cast_slice(&members))?;
         writer.commit(&keys.assign, &self.backend.describe())
+    }
+
+    /// Refuses the rows of a unit, in their own order, that are not those of which there is a summary.
+    pub(super) fn refuse_changed(&self, number: u32, hash: u64, summary: &Summary) -> Result<(), BuilderError> {
+        if hash == summary.numbers.hashes[number as usize] {
+            return Ok(());
+        }
+        let rows = self.plan.rows_of(number, self.n());
+        let anew = if self.store.is_shared() { "plan it anew in another place" } else { "add --restart to begin anew" };
+        Err(BuilderError::Mismatch(format!(
+            "{}: rows {} to {} changed since they were first read; leave the data set alone while it is built, and {anew}",
+            self.source.path().display(),
+            rows.start,
+            rows.end - 1
+        )))
     }
 
     /// The row nearest to the mean, as `insert::medoid` finds it, and the largest square of `build::mean_and_radius`.

@@ -72,7 +72,7 @@ impl<B: Backend> Build<'_, B> {
     }
 
     /// Neighbouring clusters together, as many as there are places for; a cluster that is too large for memory alone.
-    fn groups(&self, members: &Members) -> Groups {
+    pub(super) fn groups(&self, members: &Members) -> Groups {
         let (mut groups, mut first, mut places) = (Vec::new(), 0, 0);
         for cluster in 0..members.clusters {
             let count = members.count(cluster);

@@ -36,6 +36,7 @@ mod spill;
 mod summary;
 #[cfg(test)]
 mod tests;
+pub(crate) mod units;
 mod write;
 
 use std::sync::Arc;
@@ -64,8 +65,29 @@ pub(crate) struct Build<'a, B> {
     pub plan: Plan,
     pub store: &'a Store,
     pub progress: &'a dyn Progress,
+    /// Which units this process makes of a stage at hand.
+    pub scope: Scope<'a>,
     /// Whether to stop after the unit at hand.
     pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Which units of a stage a process makes.
+#[derive(Clone, Copy)]
+pub(crate) enum Scope<'a> {
+    /// All that are missing.
+    All,
+    /// Those of this stage whose numbers are among these, ascending, as far as they are missing; others make the rest.
+    Some(&'static str, &'a [u32]),
+}
+
+impl Scope<'_> {
+    /// Whether a unit is one of this process's.
+    fn holds(&self, unit: Unit) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(stage, numbers) => unit.stage == *stage && numbers.binary_search(&unit.number).is_ok(),
+        }
+    }
 }
 
 /// Keys of all stages.
@@ -184,7 +206,8 @@ impl<B: Backend> Build<'_, B> {
         units: u32,
         make: impl FnMut(Unit) -> Result<(), BuilderError>,
     ) -> Result<(), BuilderError> {
-        self.work().each_missing(stage, key, units, make)
+        let here = (0..units).filter(|&number| self.scope.holds(Unit { stage, number }));
+        self.work().each_missing(stage, key, here, make)
     }
 
     fn may_stop(&self) -> Result<(), BuilderError> {
@@ -217,6 +240,7 @@ impl<B: Backend> Build<'_, B> {
         let graph = self.repaired(keys, &summary, &middle, &rows)?;
         watch.stage("order", n);
         let order = self.order(keys, &summary, &rows, &graph)?;
+        self.store.remove("place", None)?;
         Ok(Finished { summary, middle, rows, graph, order })
     }
 }

@@ -13,8 +13,8 @@ use crate::quantiser::sample_rows;
 use crate::vamana::order::{CHAIN_CHOICE, chain, fill_pages};
 use crate::vamana::refine::{refine, window_bytes};
 
-const STAGE: &str = "place";
-const ORDER: &str = "order";
+pub(super) const STAGE: &str = "place";
+pub(super) const ORDER: &str = "order";
 
 impl<B: Backend> Build<'_, B> {
     /// The row at each position.
@@ -49,13 +49,12 @@ impl<B: Backend> Build<'_, B> {
         let mut writer = self.store.begin(unit)?;
         writer.segment(bytemuck::cast_slice(&order))?;
         writer.commit(&keys.order, "host")?;
-        self.store.remove(STAGE, None)?;
         self.may_stop()?;
         Ok(order)
     }
 
     /// Finds the place in the chain of leaders that each row follows, where that is not done. Returns the number of leaders.
-    fn place(&self, keys: &Keys, summary: &Summary, rows: &HomeRows) -> Result<usize, BuilderError> {
+    pub(super) fn place(&self, keys: &Keys, summary: &Summary, rows: &HomeRows) -> Result<usize, BuilderError> {
         let n = self.n();
         let leaders: Vec<u32> = sample_rows(n, n.isqrt(), self.params.seed).into_iter().map(|row| row as u32).collect();
         if self.all(STAGE, &keys.place, self.plan.units) {

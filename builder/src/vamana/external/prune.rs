@@ -40,6 +40,9 @@ impl<B: Backend> Build<'_, B> {
         let mut locals = Locals::new(self.n());
         self.each_missing(STAGE, &keys.prune, self.plan.units, |unit| {
             self.prune_unit(unit, keys, summary, rows, groups, &mut locals)?;
+            if self.store.is_shared() {
+                return Ok(());
+            }
             (0..groups).try_for_each(|number| {
                 let artifact = self.store.open_unit(Unit { stage: leaves::STAGE, number })?;
                 self.store.spend(&artifact, unit.number as usize)

@@ -15,7 +15,7 @@ use crate::vamana::Bits;
 use crate::vamana::repair::{Links, link_rest, tell};
 use crate::vamana::walk::{GraphView, Visit, VisitedSet, Walk, greedy_search};
 
-const STAGE: &str = "repair";
+pub(super) const STAGE: &str = "repair";
 
 /// Rows whose lists are read at a time.
 const SWEEP: usize = 1 << 12;

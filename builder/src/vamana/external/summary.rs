@@ -13,7 +13,7 @@ use crate::error::BuilderError;
 use crate::resources::Stopwatch;
 use crate::vamana::build::SUM_BLOCK;
 
-const STAGE: &str = "summary";
+pub(super) const STAGE: &str = "summary";
 
 /// What is known of all rows.
 pub(super) struct Summary {

@@ -9,6 +9,7 @@ use kiln_kernels::{CpuBackend, NoProgress};
 use ndarray::Array2;
 use tempfile::TempDir;
 
+use super::units::Wanted;
 use super::*;
 use crate::durable::simulated::{Fault, Simulated};
 use crate::params::IndexParams;
@@ -68,6 +69,33 @@ impl Task {
     /// Builds on these files, stopping after so many units.
     fn on(&self, files: &Simulated, units: usize) -> Result<Vec<u8>, BuilderError> {
         let store = Store::open(Arc::new(files.clone()), Path::new(FOLDER), "fingerprint")?;
+        self.with(&store, units, |build| self.written(|writer, watch| build_and_write(build, writer, watch).map(drop)))
+    }
+
+    /// The same by so many machines in turn, who share nothing but the files, each of which starts anew for every stage.
+    fn shared(&self, files: &Simulated, machines: u32) -> Result<Vec<u8>, BuilderError> {
+        let store = || Store::shared(Arc::new(files.clone()), Path::new(FOLDER), "fingerprint");
+        loop {
+            let standings = self.with(&store(), usize::MAX, |build| build.survey())?;
+            let Some(ready) = standings.iter().find(|standing| standing.ready) else { break };
+            for index in 0..machines {
+                let wanted = Wanted::Share { index, of: machines };
+                self.with(&store(), usize::MAX, |build| {
+                    build.make(ready.stage, &wanted, &mut Stopwatch::start(&NoProgress))
+                })?;
+            }
+        }
+        self.with(&store(), usize::MAX, |build| {
+            self.written(|writer, watch| build.write_shared(writer, watch).map(drop))
+        })
+    }
+
+    fn with<R>(
+        &self,
+        store: &Store,
+        units: usize,
+        work: impl FnOnce(&Build<'_, CpuBackend>) -> Result<R, BuilderError>,
+    ) -> Result<R, BuilderError> {
         // Small enough that everything takes several parts, blocks are halved, and large clusters are split on the drive.
         let rows = self.source.len() as usize;
         let plan = Plan {
@@ -90,11 +118,43 @@ impl Task {
             metric: Metric::L2,
             params: &self.params,
             plan,
-            store: &store,
+            store,
             progress: &NoProgress,
+            scope: Scope::All,
             stop: &stop,
         };
-        self.written(|writer, watch| build_and_write(&build, writer, watch).map(drop))
+        work(&build)
+    }
+}
+
+#[test]
+fn machines_that_share_files_make_the_same_bytes() {
+    for (rows, copies, machines) in [(ROWS, 0, 1), (ROWS, 0, 3), (5000, 2000, 2)] {
+        let task = Task::of(rows, copies);
+        let built = task.shared(&Simulated::new(), machines).expect("built");
+        assert!(built == task.in_memory(), "{rows} rows, {copies} copies, {machines} machines");
+    }
+}
+
+#[test]
+fn a_shared_build_goes_on_after_any_machine_or_drive_fails() {
+    let task = Task::new();
+    let (expected, files) = (task.in_memory(), Simulated::new());
+    assert!(task.shared(&files, 2).expect("nothing fails") == expected);
+    let operations = files.operations();
+    for i in 0..24 {
+        let files = Simulated::new();
+        let fault = [Fault::Power, Fault::Full, Fault::Broken][i as usize % 3];
+        files.fail_at(operations * i / 24 + i % 5, fault);
+        match task.shared(&files, 2) {
+            Ok(built) => assert!(built == expected, "{fault:?} {i}"),
+            Err(BuilderError::Io { path, .. }) => assert!(path.starts_with(FOLDER), "{}", path.display()),
+            Err(other) => panic!("{fault:?} {i}: {other}"),
+        }
+        let files = if fault == Fault::Power { files.after_power_loss(i) } else { files };
+        files.fail_at(u64::MAX / 2, fault);
+        let built = task.shared(&files, 3).unwrap_or_else(|error| panic!("{fault:?} {i}: {error}"));
+        assert!(built == expected, "{fault:?} {i}");
     }
 }
 
