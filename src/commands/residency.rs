@@ -19,8 +19,8 @@ pub struct ResidencyArgs {
     /// SSD: whether pages may come from the page cache [default: direct]
     #[arg(long, value_enum)]
     reads: Option<ReadsArg>,
-    /// SSD: memory that serving may hold, such as 64MiB; what the index does not need keeps the pages that searches want most
-    /// [default: what the index needs]
+    /// SSD: memory that serving may hold, all shards of a set together, such as 64MiB; what the index does not need keeps the
+    /// pages that searches want most [default: what the index needs]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
     /// A shard set: search only so many shards, those whose centroids are nearest to the query [default: all]

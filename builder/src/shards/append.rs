@@ -10,7 +10,7 @@ use kiln_kernels::{Backend, CpuBackend, DType, Metric, NoProgress, Progress, Row
 use super::folder::{self, Change};
 use super::manifest::{Manifest, ShardEntry, VERSION, index_name, rows_name};
 use super::rows_file::{RowIds, RowsFile, checksum};
-use super::search::disagreement;
+use super::search::{disagreement, open_file};
 use super::vectors::Vectors;
 use super::{SET_MANIFEST, is_set};
 use crate::build::{BuildReport, BuildRequest, build};
@@ -104,7 +104,7 @@ pub fn set_defaults(folder: &Path, n: u64) -> Result<Option<SetDefaults>, Builde
 
 /// Parameters of the last shard. Lists grow as the root of the rows, as their default does.
 pub(super) fn params_of_last(folder: &Path, set: &Manifest, n: u64) -> Result<IndexParams, BuilderError> {
-    let meta = super::search::open_file(folder, set, &set.shards[set.shards.len() - 1])?.meta()?;
+    let meta = open_file(folder, set, &set.shards[set.shards.len() - 1])?.meta()?;
     let mut params = meta.params;
     if let IndexParams::IvfPq(p) = &mut params {
         let nlist_for = |n: u64| match IndexParams::defaults(IndexKind::IvfPq, n, meta.dim) {
@@ -138,6 +138,7 @@ pub fn append<B: Backend>(
         Some(set) => Some(fitted(request, set, progress)?),
         None => None,
     };
+    warn_of_repeats(request.set, set.as_ref(), &request.dataset_fingerprint, source.path())?;
     let number = set.as_ref().map_or(1, |set| set.next_shard);
     let path = change.folder().join(index_name(number));
     let added = || {
@@ -175,6 +176,7 @@ pub fn adopt(folder: &Path, index: &Path, progress: &dyn Progress) -> Result<Ado
             folder.display()
         )));
     }
+    warn_of_repeats(folder, set.as_ref(), &inspection.meta.dataset_fingerprint, index)?;
     let number = set.as_ref().map_or(1, |set| set.next_shard);
     let path = change.folder().join(index_name(number));
     let added = || {
@@ -203,9 +205,24 @@ pub(super) fn kept_or_removed<T>(
         if !named {
             // The error that ended it is what the user should see, not this one; the next change tries again.
             let _ = change.remove_shard(number);
+            if !change.folder().join(SET_MANIFEST).exists() {
+                change.abandon();
+            }
         }
     }
     added
+}
+
+/// Says so where a shard was made from the same data: likely by mistake, but it is the user's to know.
+fn warn_of_repeats(folder: &Path, set: Option<&Manifest>, fingerprint: &str, new: &Path) -> Result<(), BuilderError> {
+    let Some(set) = set else { return Ok(()) };
+    for entry in &set.shards {
+        if open_file(folder, set, entry)?.meta()?.dataset_fingerprint == fingerprint {
+            let (set, shard) = (folder.display(), entry.index_name());
+            tracing::warn!("{}: {shard} of {set} is of the same data: the set has its rows twice now", new.display());
+        }
+    }
+    Ok(())
 }
 
 /// The rows as the shards of the set store theirs.
@@ -305,7 +322,8 @@ fn link_or_copy(from: &Path, to: &Path) -> Result<(), BuilderError> {
     // A link to a symbolic link would break when that moves.
     let real = from.canonicalize().map_err(BuilderError::io(from, "find"))?;
     if std::fs::hard_link(&real, to).is_ok() {
-        return Ok(());
+        // Whoever brought the file may not have.
+        return std::fs::File::open(to).and_then(|file| file.sync_all()).map_err(BuilderError::io(to, "flush"));
     }
     let mut partial = to.as_os_str().to_owned();
     partial.push(".partial");

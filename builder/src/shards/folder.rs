@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::SET_MANIFEST;
@@ -86,12 +87,17 @@ impl Change {
         let path = folder.join(LOCK);
         let open = File::options().create(true).truncate(false).write(true).open(&path);
         let file = open.map_err(BuilderError::io(&path, "create"))?;
+        let busy = || {
+            let folder = folder.display();
+            Err(BuilderError::Mismatch(format!(
+                "{folder}: another append or compact is at work here; wait until it ends, and try again"
+            )))
+        };
         match file.try_lock() {
+            // Between the two calls a first append that failed may have removed the file, and another made a new one.
+            Ok(()) if !is_at(&file, &path) => busy(),
             Ok(()) => Ok(Self { folder: folder.to_path_buf(), _lock: file }),
-            Err(TryLockError::WouldBlock) => Err(BuilderError::Mismatch(format!(
-                "{}: another append or compact is at work here; wait until it ends, and try again",
-                folder.display()
-            ))),
+            Err(TryLockError::WouldBlock) => busy(),
             Err(TryLockError::Error(error)) => Err(BuilderError::io(&path, "lock")(error)),
         }
     }
@@ -128,6 +134,15 @@ impl Change {
         self.remove_shards(|other| other == number)
     }
 
+    /// Removes the folder of a set that did not come about, where nothing else is in it.
+    pub(super) fn abandon(&self) {
+        if names(&self.folder).is_ok_and(|names| names == [LOCK]) {
+            // An empty folder is no harm: the error that led here is what the user should see.
+            let _ = std::fs::remove_file(self.folder.join(LOCK));
+            let _ = std::fs::remove_dir(&self.folder);
+        }
+    }
+
     /// Removes shards that a crash left behind.
     fn remove_strays(&self, manifest: &Manifest) -> Result<(), BuilderError> {
         self.remove_shards(|number| manifest.shards.iter().all(|shard| shard.number != number))
@@ -142,6 +157,15 @@ impl Change {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether an open file is the one at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(own), Ok(there)) => place(own) == place(there),
+        _ => false,
     }
 }
 
@@ -230,6 +254,23 @@ mod tests {
         drop(change);
         assert_eq!(Change::of_set(&folder).expect("free").1, manifest());
         assert_eq!(read(&folder).expect("read").manifest, manifest());
+    }
+
+    #[test]
+    fn a_folder_for_nothing_goes_and_its_lock_is_worth_nothing() {
+        let place = tempfile::tempdir().expect("temporary folder");
+        let folder = place.path().join("x.kset");
+        let (change, _) = Change::of_set_or_new(&folder).expect("made");
+        let lock = File::open(folder.join(LOCK)).expect("there");
+        assert!(is_at(&lock, &folder.join(LOCK)));
+        std::fs::write(folder.join("other"), "x").expect("written");
+        change.abandon();
+        assert!(folder.join(LOCK).exists(), "something is in the folder");
+        std::fs::remove_file(folder.join("other")).expect("removed");
+        change.abandon();
+        assert!(!folder.exists() && !is_at(&lock, &folder.join(LOCK)));
+        Change::of_set_or_new(&folder).expect("made again");
+        assert!(!is_at(&lock, &folder.join(LOCK)));
     }
 
     #[test]
