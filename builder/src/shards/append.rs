@@ -199,15 +199,16 @@ pub(super) fn kept_or_removed<T>(
     added: Result<T, BuilderError>,
 ) -> Result<T, BuilderError> {
     if added.is_err() {
-        // The set may be replaced and only its name not lasting: then it names the shard, which stays.
-        let named =
-            folder::read(change.folder()).is_ok_and(|set| set.manifest.shards.iter().any(|s| s.number == number));
-        if !named {
+        let manifest = std::fs::symlink_metadata(change.folder().join(SET_MANIFEST));
+        let no_set = manifest.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        // The set may have been replaced, and only that failed which makes it last: what it names, or may name, stays.
+        let named = |set: folder::ReadSet| set.manifest.shards.iter().any(|shard| shard.number == number);
+        if no_set || folder::read(change.folder()).is_ok_and(|set| !named(set)) {
             // The error that ended it is what the user should see, not this one; the next change tries again.
             let _ = change.remove_shard(number);
-            if !change.folder().join(SET_MANIFEST).exists() {
-                change.abandon();
-            }
+        }
+        if no_set {
+            change.abandon();
         }
     }
     added
