@@ -288,7 +288,7 @@ fn a_set_survives_kills_at_any_moment() {
     place.write("gone.npy", npy_of(&[3]));
     let append: &[&str] = &["append", "x.kset", "--dataset", "base.fbin"];
     let compact: &[&str] = &["compact", "x.kset", "--delete", "gone.npy"];
-    let mut rows = 500;
+    let mut rows: u64 = 500;
     // Whether a kill comes before the change is done, after, or in between: the set is the old one or the new.
     for (args, delay) in [0, 10, 20, 40, 80, 160].iter().flat_map(|&delay| [(append, delay), (compact, delay)]) {
         let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("kiln"));
