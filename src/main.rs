@@ -10,8 +10,8 @@ use commands::budget::STOPPED;
 #[cfg(feature = "serve")]
 use commands::serve;
 use commands::{
-    StdoutClosed, UsageError, bench, bench_kernels, build, completions, datasets, devices, inspect, load, report,
-    search, tune, unit,
+    StdoutClosed, UsageError, append, bench, bench_kernels, build, compact, completions, datasets, devices, inspect,
+    load, report, search, tune, unit,
 };
 use kiln_builder::BuilderError;
 
@@ -51,39 +51,45 @@ enum Command {
     /// Build one index file
     #[command(display_order = 2)]
     Build(build::Args),
-    /// Search an index file with a set of queries
+    /// Search an index file or a shard set with a set of queries
     #[command(display_order = 3)]
     Search(search::Args),
     /// Find the fastest search setting that reaches a recall
     #[command(display_order = 4)]
     Tune(tune::Args),
-    /// Serve an index file over HTTP
+    /// Serve an index file or a shard set over HTTP
     #[cfg(feature = "serve")]
     #[command(display_order = 5)]
     Serve(serve::Args),
     /// Put a server under load, and measure its latency at each rate
     #[command(display_order = 6)]
     Load(load::Args),
-    /// Show what an index file holds, and verify it
+    /// Show what an index file or a shard set holds, and verify it
     #[command(display_order = 7)]
     Inspect(inspect::Args),
-    /// Write the report of a run folder again
+    /// Add rows to a shard set, as one more index of it
     #[command(display_order = 8)]
+    Append(append::Args),
+    /// Merge the shards of a set into one index, and drop deleted rows
+    #[command(display_order = 9)]
+    Compact(compact::Args),
+    /// Write the report of a run folder again
+    #[command(display_order = 10)]
     Report(report::Args),
     /// List, fetch, convert and make data sets
-    #[command(display_order = 9)]
+    #[command(display_order = 11)]
     Datasets(datasets::Args),
     /// List the devices that can compute
-    #[command(display_order = 10)]
+    #[command(display_order = 12)]
     Devices(devices::Args),
     /// Measure every stage of a device beside what it can do at most
-    #[command(display_order = 11)]
+    #[command(display_order = 13)]
     BenchKernels(bench_kernels::Args),
     /// Build one index by many machines, unit by unit
-    #[command(display_order = 12)]
+    #[command(display_order = 14)]
     Unit(unit::Args),
     /// Print a shell completion script, or write man pages
-    #[command(display_order = 13)]
+    #[command(display_order = 15)]
     Completions(completions::Args),
 }
 
@@ -104,6 +110,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Load(args) => load::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Append(args) => append::run(args),
+        Command::Compact(args) => compact::run(args),
         Command::Report(args) => report::run(args),
         Command::Datasets(args) => datasets::run(args),
         Command::Devices(args) => devices::run(args),

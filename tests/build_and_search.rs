@@ -357,6 +357,8 @@ fn help_and_version_exit_with_0() {
         "search",
         "tune",
         "inspect",
+        "append",
+        "compact",
         "report",
         "datasets",
         "devices",

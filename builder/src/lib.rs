@@ -1,7 +1,7 @@
 //! The index: build, file format and search.
 //!
 //! In: a [`kiln_datasets::RowSource`] and [`IndexParams`]. Out: one immutable file (`FORMAT.md`), and a
-//! [`Searcher`] over it. Every caller (command line, harness, server) goes through
+//! [`Searcher`] over it, or over several such files that are one [shard set](shards). Every caller (command line, harness, server) goes through
 //! [`Searcher::search`], so what is measured is what is served.
 
 mod allocated;
@@ -23,6 +23,7 @@ mod search_types;
 mod searcher;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod shards;
 mod stored_rows;
 pub mod units;
 mod vamana;

@@ -84,17 +84,20 @@ pub struct OpenParams {
     /// On SSD: bytes of memory that serving may hold beside the process itself; codes, navigation and pinned pages are
     /// fitted in. `None` takes what the layout does best with.
     pub memory: Option<u64>,
+    /// A shard set: search only so many shards, those whose centroids are nearest to the query. `None` searches all.
+    pub probe_shards: Option<usize>,
 }
 
 impl From<Residency> for OpenParams {
     /// As a residency is opened by default.
     fn from(residency: Residency) -> Self {
-        Self { residency, reads: DriveReads::default(), io: IoEngine::default(), memory: None }
+        let (reads, io) = (DriveReads::default(), IoEngine::default());
+        Self { residency, reads, io, memory: None, probe_shards: None }
     }
 }
 
 /// How an open index fits itself into memory, in bytes, and what reads the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Serving {
     /// What carries reads to the drive, never `Auto`; none where the index is in memory.
     pub engine: Option<IoEngine>,
@@ -114,6 +117,20 @@ pub struct Serving {
     pub pinned: u64,
     /// Buffers that reads fill, of all threads that have searched so far.
     pub buffers: u64,
+}
+
+impl std::ops::AddAssign for Serving {
+    /// Sizes add up; how pages are read is that of the first.
+    fn add_assign(&mut self, other: Self) {
+        (self.engine, self.reads) = (self.engine.or(other.engine), self.reads.or(other.reads));
+        self.data += other.data;
+        self.codes += other.codes;
+        self.navigation += other.navigation;
+        self.sums += other.sums;
+        self.ids += other.ids;
+        self.pinned += other.pinned;
+        self.buffers += other.buffers;
+    }
 }
 
 impl Serving {
@@ -181,6 +198,17 @@ pub struct QueryStats {
     pub cache_hits: u64,
     /// Nanoseconds in which the query waited for the drive and had nothing to compute.
     pub io_wait_ns: u64,
+}
+
+impl std::ops::AddAssign for QueryStats {
+    fn add_assign(&mut self, other: Self) {
+        self.distances += other.distances;
+        self.hops += other.hops;
+        self.pages += other.pages;
+        self.bytes += other.bytes;
+        self.cache_hits += other.cache_hits;
+        self.io_wait_ns += other.io_wait_ns;
+    }
 }
 
 /// The answer to one query, nearest first. Shorter than k when the index, or the lists scanned, hold fewer rows.

@@ -12,9 +12,11 @@ use crate::io::IoCounters;
 use crate::ivf::search::{IvfIndex, IvfScratch, ListSearch};
 use crate::meta::Meta;
 use crate::search_types::{Effort, Hits, IndexKind, Navigate, OpenParams, Residency, SearchParams, Serving};
+use crate::shards;
+use crate::shards::search::SetIndex;
 use crate::vamana::search::{VamanaIndex, VamanaScratch};
 
-/// An index file on disk.
+/// An index on disk: a file, or a shard set.
 pub struct Index;
 
 impl Index {
@@ -30,12 +32,21 @@ impl Index {
         Self::open_with(path, &residency.into())
     }
 
-    /// Opens the index at `path` as `params` say.
+    /// Opens the index at `path`, or the shard set where it is a folder, as `params` say.
     ///
     /// # Errors
     /// As [`open`](Self::open); and what `params` ask for and this system or this much memory cannot give.
     pub fn open_with(path: &Path, params: &OpenParams) -> Result<Searcher, BuilderError> {
-        let file = IndexFile::open(path)?;
+        if shards::is_set(path) {
+            return shards::search::open(path, params);
+        }
+        Self::open_file(IndexFile::open(path)?, params)
+    }
+
+    /// The same of a file that is open.
+    pub(crate) fn open_file(file: IndexFile, params: &OpenParams) -> Result<Searcher, BuilderError> {
+        let path = file.path().to_path_buf();
+        let (path, file_bytes) = (path.as_path(), file.header().file_length);
         let meta = file.meta()?;
         if meta.dim > MAX_DIM || meta.n >= u64::from(u32::MAX) {
             let problem = format!("section meta: {} rows of {} coordinates are beyond the format", meta.n, meta.dim);
@@ -46,7 +57,7 @@ impl Index {
             IndexKind::Vamana => Engine::Vamana(VamanaIndex::open(file, &meta, params)?, Pool::default()),
             IndexKind::IvfPq => Engine::IvfPq(IvfIndex::open(file, &meta, params)?, Pool::default()),
         };
-        Ok(Searcher { path: path.to_path_buf(), meta, params: *params, engine })
+        Ok(Searcher { path: path.to_path_buf(), meta, params: *params, file_bytes, engine })
     }
 }
 
@@ -55,6 +66,7 @@ pub struct Searcher {
     path: PathBuf,
     meta: Meta,
     params: OpenParams,
+    file_bytes: u64,
     engine: Engine,
 }
 
@@ -62,6 +74,7 @@ pub struct Searcher {
 enum Engine {
     Vamana(VamanaIndex, Pool<VamanaScratch>),
     IvfPq(IvfIndex, Pool<IvfScratch>),
+    Set(SetIndex),
 }
 
 /// Working memory handed from search to search.
@@ -81,6 +94,12 @@ impl<S: Default> Pool<S> {
 }
 
 impl Searcher {
+    /// A shard set, of shards that agree with `meta`.
+    pub(crate) fn of_set(path: &Path, meta: Meta, params: &OpenParams, set: SetIndex) -> Self {
+        let file_bytes = set.shards().iter().map(|shard| shard.searcher.file_bytes).sum();
+        Self { path: path.to_path_buf(), meta, params: *params, file_bytes, engine: Engine::Set(set) }
+    }
+
     /// The nearest rows to `query` `(1, dim)`, of any element type.
     ///
     /// # Errors
@@ -101,6 +120,7 @@ impl Searcher {
                 let wanted = ListSearch { k, nprobe, rerank: rerank.min(all) };
                 pool.with(|scratch| index.search(query, wanted, scratch))
             }
+            (Engine::Set(set), effort) => set.search(query, &SearchParams { k, effort }),
             (Engine::Vamana(..), Effort::Lists { .. }) => Err(BuilderError::Mismatch(format!(
                 "{}: a Vamana index takes --search-list, not --nprobe",
                 self.path.display()
@@ -128,6 +148,7 @@ impl Searcher {
                 let wanted = ListSearch { k, nprobe, rerank: rerank.min(all) };
                 pool.with(|scratch| index.search_batch(queries, wanted, scratch))
             }
+            (Engine::Set(set), effort) if k > 0 => set.search_batch(queries, &SearchParams { k, effort }),
             _ => (0..queries.len()).map(|query| self.search(&queries.slice(query..query + 1), params)).collect(),
         }
     }
@@ -136,11 +157,12 @@ impl Searcher {
     pub fn navigates_exactly(&self, effort: &Effort) -> bool {
         match (&self.engine, *effort) {
             (Engine::Vamana(index, _), Effort::Graph { navigate, .. }) => index.navigate(navigate) == Navigate::Exact,
+            (Engine::Set(set), _) => set.shards().iter().any(|shard| shard.searcher.navigates_exactly(effort)),
             _ => false,
         }
     }
 
-    /// What the index is made of.
+    /// What the index is made of. Of a shard set: the rows of all shards, and the parameters of the last.
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -185,7 +207,20 @@ impl Searcher {
         &self.params
     }
 
-    /// The index file.
+    /// The shards, where it is a shard set.
+    pub fn set(&self) -> Option<&SetIndex> {
+        match &self.engine {
+            Engine::Set(set) => Some(set),
+            Engine::Vamana(..) | Engine::IvfPq(..) => None,
+        }
+    }
+
+    /// Bytes of the index file, or of those of all shards.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// The index file, or the folder of the shard set.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -201,6 +236,26 @@ impl Searcher {
         match &self.engine {
             Engine::Vamana(index, _) => index.serving(),
             Engine::IvfPq(index, _) => index.serving(),
+            Engine::Set(set) => set.serving(),
+        }
+    }
+
+    /// The least memory that serving from the drive takes.
+    pub(crate) fn least_memory(&self) -> u64 {
+        match &self.engine {
+            Engine::Vamana(index, _) => index.least_memory(),
+            Engine::IvfPq(index, _) => index.least_memory(),
+            Engine::Set(set) => set.shards().iter().map(|shard| shard.searcher.least_memory()).sum(),
+        }
+    }
+
+    /// Fits a single index that was opened without a limit into `memory` bytes.
+    pub(crate) fn fit(&mut self, memory: u64) -> Result<(), BuilderError> {
+        self.params.memory = Some(memory);
+        match &mut self.engine {
+            Engine::Vamana(index, _) => index.fit(Some(memory)),
+            Engine::IvfPq(index, _) => index.fit(Some(memory)),
+            Engine::Set(_) => unreachable!("a set is fitted shard by shard"),
         }
     }
 
@@ -209,15 +264,21 @@ impl Searcher {
         let drive = match &self.engine {
             Engine::Vamana(index, _) => index.drive(),
             Engine::IvfPq(index, _) => index.drive(),
+            Engine::Set(set) => {
+                let mut all = IoCounters::default();
+                set.shards().iter().for_each(|shard| all += shard.searcher.io_counters());
+                return all;
+            }
         };
         drive.map(|drive| drive.counters().snapshot()).unwrap_or_default()
     }
 
-    /// The data set's row at a position of the file.
+    /// The data set's row at a position of the file; of a single index.
     pub(crate) fn row_at(&self, position: u32) -> u64 {
         match &self.engine {
             Engine::Vamana(index, _) => index.ids().get(position),
             Engine::IvfPq(index, _) => index.ids().get(position),
+            Engine::Set(_) => unreachable!("each shard of a set has positions of its own"),
         }
     }
 
@@ -226,6 +287,7 @@ impl Searcher {
         let wrong = |problem: &str| Err(BuilderError::Mismatch(format!("{}: {problem}", self.path.display())));
         match &self.engine {
             Engine::IvfPq(..) => wrong("a device searches graphs: build the index with --index vamana"),
+            Engine::Set(_) => wrong("a device searches one graph: make one of the shards with `kiln compact`"),
             Engine::Vamana(index, _) => match index.adjacency() {
                 Some(graph) => Ok(graph),
                 None => wrong("a device searches what is in memory: open the index with --residency memory"),
@@ -233,19 +295,21 @@ impl Searcher {
         }
     }
 
-    /// The vector record at a position of the file.
+    /// The vector record at a position of the file; of a single index.
     pub(crate) fn record_at<'a>(&'a self, position: u32, cache: &'a mut PageCache) -> Result<&'a [u8], BuilderError> {
         match &self.engine {
             Engine::Vamana(index, _) => index.vector(position, cache),
             Engine::IvfPq(index, _) => index.vector(position, cache),
+            Engine::Set(_) => unreachable!("each shard of a set has positions of its own"),
         }
     }
 
-    /// Inverted lists, where the index has them.
+    /// Inverted lists, where the index has them; of a shard set the most that a shard has.
     pub fn nlist(&self) -> Option<usize> {
         match &self.engine {
             Engine::Vamana(..) => None,
             Engine::IvfPq(index, _) => Some(index.nlist()),
+            Engine::Set(set) => set.shards().iter().filter_map(|shard| shard.searcher.nlist()).max(),
         }
     }
 }

@@ -43,6 +43,27 @@ pub fn narrowest(source: &dyn RowSource, mut advance: impl FnMut(u64)) -> Result
     Ok(choices.first().copied().unwrap_or(DType::F32))
 }
 
+/// The first row of `source` with a value that `dtype` does not hold exactly, and that value. Only rows of f32 are
+/// looked at. `advance` is called with the rows of each block.
+///
+/// # Errors
+/// As [`RowSource::read`].
+pub fn first_lost(
+    source: &dyn RowSource,
+    dtype: DType,
+    mut advance: impl FnMut(u64),
+) -> Result<Option<(u64, f32)>, DatasetError> {
+    for block in blocks(source, 0..source.len()) {
+        let Rows::F32(rows) = source.read(block.clone())? else { return Ok(None) };
+        let lost = rows.indexed_iter().find(|&(_, &x)| !holds(dtype, &[x]));
+        if let Some(((row, _), &value)) = lost {
+            return Ok(Some((block.start + row as u64, value)));
+        }
+        advance(block.end - block.start);
+    }
+    Ok(None)
+}
+
 /// Whether `dtype` holds every one of these values: the sign of a zero too, which bytes have not.
 fn holds(dtype: DType, values: &[f32]) -> bool {
     match dtype {
@@ -164,6 +185,17 @@ mod tests {
         ] {
             assert_eq!(narrowest(&source(values), |_| ()).expect("read"), expected, "{values:?}");
         }
+    }
+
+    #[test]
+    fn the_first_value_that_is_lost_is_found() {
+        let rows = source(&[1.0, 0.5, 2.5, 300.0]);
+        for (dtype, expected) in
+            [(DType::U8, Some((2, 0.5))), (DType::I8, Some((2, 0.5))), (DType::F16, None), (DType::F32, None)]
+        {
+            assert_eq!(first_lost(&rows, dtype, |_| ()).expect("read"), expected, "{dtype}");
+        }
+        assert_eq!(first_lost(&source(&[1.0, -1.0]), DType::U8, |_| ()).expect("read"), Some((2, -1.0)));
     }
 
     #[test]

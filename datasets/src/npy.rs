@@ -36,49 +36,29 @@ impl Header {
     /// # Errors
     /// When it is not a two-dimensional `.npy` in C order, or its cells do not fill the file exactly.
     pub(crate) fn read(file: &File, path: &Path, size: u64) -> Result<Self, DatasetError> {
-        let broken = |problem: String| {
-            DatasetError::invalid(path, problem, "write it again with numpy.save of a two-dimensional array")
-        };
-        let mut start = [0; 12];
-        let known = size.min(12) as usize;
-        file.read_exact_at(&mut start[..known], 0).map_err(DatasetError::io(path))?;
-        if known < 12 || &start[..6] != MAGIC {
-            return Err(broken(format!("it does not begin as a .npy file does ({size} bytes)")));
-        }
-        let short = u64::from(u16::from_le_bytes([start[8], start[9]]));
-        let (text_at, text_bytes) = match start[6] {
-            1 => (10, short),
-            2 | 3 => (12, short | u64::from(u16::from_le_bytes([start[10], start[11]])) << 16),
-            version => return Err(broken(format!("its format version is {version}; versions 1 to 3 are read"))),
-        };
-        let offset = text_at + text_bytes;
-        if text_bytes > HEADER_LIMIT || offset > size {
-            return Err(broken(format!("its header claims {text_bytes} bytes in a file of {size}")));
-        }
-        let mut text = vec![0; text_bytes as usize];
-        file.read_exact_at(&mut text, text_at).map_err(DatasetError::io(path))?;
-        let text = String::from_utf8_lossy(&text);
-
-        let descr =
-            quoted(value_of(&text, "descr")).ok_or_else(|| broken(format!("its header names no type: {text}")))?;
-        match value_of(&text, "fortran_order").map(|v| v.starts_with("False")) {
-            Some(true) => {}
-            Some(false) => {
-                return Err(DatasetError::invalid(
-                    path,
-                    "it is in Fortran order, so its rows are not contiguous",
-                    "save numpy.ascontiguousarray(x) instead",
-                ));
-            }
-            None => return Err(broken(format!("its header names no order: {text}"))),
-        }
-        let shape = value_of(&text, "shape")
-            .and_then(numbers)
-            .ok_or_else(|| broken(format!("its header names no shape: {text}")))?;
+        let remedy = "write it again with numpy.save of a two-dimensional array";
+        let (descr, shape, offset) = read_shape(file, path, size, remedy)?;
         let [rows, columns] = shape[..] else {
-            return Err(broken(format!("its shape is {shape:?}, which has not two dimensions")));
+            let problem = format!("its shape is {shape:?}, which has not two dimensions");
+            return Err(DatasetError::invalid(path, problem, remedy));
         };
         Ok(Self { descr, rows, columns, offset })
+    }
+
+    /// The same of a list: an array of one dimension, or one of two of which one is 1.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub(crate) fn read_list(file: &File, path: &Path, size: u64) -> Result<Self, DatasetError> {
+        let remedy = "write it again with numpy.save of a one-dimensional array";
+        let (descr, shape, offset) = read_shape(file, path, size, remedy)?;
+        match shape[..] {
+            [rows] | [rows, 1] | [1, rows] => Ok(Self { descr, rows, columns: 1, offset }),
+            _ => {
+                let problem = format!("its shape is {shape:?}, which is no list");
+                Err(DatasetError::invalid(path, problem, remedy))
+            }
+        }
     }
 
     /// Refuses a file whose size is not what the header makes it.
@@ -96,6 +76,52 @@ impl Header {
             "the file is cut off or was appended to: write it again",
         ))
     }
+}
+
+/// The type, the shape and the byte at which the cells begin, of an open file of `size` bytes.
+fn read_shape(
+    file: &File,
+    path: &Path,
+    size: u64,
+    remedy: &'static str,
+) -> Result<(String, Vec<u64>, u64), DatasetError> {
+    let broken = |problem: String| DatasetError::invalid(path, problem, remedy);
+    let mut start = [0; 12];
+    let known = size.min(12) as usize;
+    file.read_exact_at(&mut start[..known], 0).map_err(DatasetError::io(path))?;
+    if known < 12 || &start[..6] != MAGIC {
+        return Err(broken(format!("it does not begin as a .npy file does ({size} bytes)")));
+    }
+    let short = u64::from(u16::from_le_bytes([start[8], start[9]]));
+    let (text_at, text_bytes) = match start[6] {
+        1 => (10, short),
+        2 | 3 => (12, short | u64::from(u16::from_le_bytes([start[10], start[11]])) << 16),
+        version => return Err(broken(format!("its format version is {version}; versions 1 to 3 are read"))),
+    };
+    let offset = text_at + text_bytes;
+    if text_bytes > HEADER_LIMIT || offset > size {
+        return Err(broken(format!("its header claims {text_bytes} bytes in a file of {size}")));
+    }
+    let mut text = vec![0; text_bytes as usize];
+    file.read_exact_at(&mut text, text_at).map_err(DatasetError::io(path))?;
+    let text = String::from_utf8_lossy(&text);
+
+    let descr = quoted(value_of(&text, "descr")).ok_or_else(|| broken(format!("its header names no type: {text}")))?;
+    match value_of(&text, "fortran_order").map(|v| v.starts_with("False")) {
+        Some(true) => {}
+        Some(false) => {
+            return Err(DatasetError::invalid(
+                path,
+                "it is in Fortran order, so its rows are not contiguous",
+                "save numpy.ascontiguousarray(x) instead",
+            ));
+        }
+        None => return Err(broken(format!("its header names no order: {text}"))),
+    }
+    let shape = value_of(&text, "shape")
+        .and_then(numbers)
+        .ok_or_else(|| broken(format!("its header names no shape: {text}")))?;
+    Ok((descr, shape, offset))
 }
 
 /// The text after `'key':` in a dictionary literal.

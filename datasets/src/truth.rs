@@ -71,7 +71,7 @@ impl Truth {
 }
 
 /// Reads `cells` little-endian cells of `WIDTH` bytes from byte `offset`, through one buffer.
-fn read_cells<const WIDTH: usize, T: Clone>(
+pub(crate) fn read_cells<const WIDTH: usize, T: Clone>(
     file: &File,
     path: &Path,
     offset: u64,

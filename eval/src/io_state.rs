@@ -89,7 +89,7 @@ impl Placement {
         match *self {
             Placement::Memory => Residency::Memory.into(),
             Placement::Ssd { state, memory, io } => {
-                OpenParams { residency: Residency::Ssd, reads: state.reads(), io, memory }
+                OpenParams { reads: state.reads(), io, memory, ..Residency::Ssd.into() }
             }
         }
     }

@@ -121,7 +121,6 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         }
         Ok::<_, EvalError>(())
     })?;
-    let index_bytes = std::fs::metadata(searcher.path()).map_or(0, |metadata| metadata.len());
-    let build = BuildRecord::of_unknown_build("search", searcher, index_bytes);
+    let build = BuildRecord::of_unknown_build("search", searcher, searcher.file_bytes());
     Ok(SingleMeasurement { answers, setting, build })
 }

@@ -57,7 +57,7 @@ pub struct Args {
 }
 
 /// How a graph is built.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum MethodArg {
     /// All pairs of many small overlapping leaves, pruned
     Partition,
@@ -66,7 +66,7 @@ enum MethodArg {
 }
 
 /// How nodes lie in the file.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LayoutArg {
     /// Vector and neighbours: the smallest
     Compact,
@@ -75,7 +75,7 @@ enum LayoutArg {
 }
 
 /// Build parameters; each replaces a derived default.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, Default, PartialEq, clap::Args)]
 pub struct ParamArgs {
     /// Vamana: how the graph is built [default: partition]
     #[arg(long, value_enum, help_heading = "Vamana")]
@@ -159,7 +159,12 @@ impl ParamArgs {
     /// Defaults for this data, with what the user gave in their place. A parameter of the other kind of
     /// index is refused, not ignored.
     pub fn resolve(&self, kind: IndexKind, source: &dyn RowSource) -> Result<IndexParams, UsageError> {
-        let mut params = IndexParams::defaults(kind, source.len(), source.dim());
+        self.resolve_from(IndexParams::defaults(kind, source.len(), source.dim()), source)
+    }
+
+    /// These parameters, with what the user gave in their place.
+    pub fn resolve_from(&self, mut params: IndexParams, source: &dyn RowSource) -> Result<IndexParams, UsageError> {
+        let kind = params.kind();
         let foreign: &[(&str, bool)] = match kind {
             IndexKind::Vamana => {
                 &[("--nlist", self.nlist.is_some()), ("--codec", self.codec.is_some()), ("--soar", self.soar)]
@@ -188,7 +193,8 @@ impl ParamArgs {
                 p.alpha = self.alpha.unwrap_or(p.alpha);
                 p.layout = match self.layout {
                     Some(LayoutArg::Inline) => Layout::Inline,
-                    Some(LayoutArg::Compact) | None => Layout::Compact,
+                    Some(LayoutArg::Compact) => Layout::Compact,
+                    None => p.layout,
                 };
                 if p.layout == Layout::Compact && self.edge_bits.is_some() {
                     return Err(UsageError("--edge-bits applies to --layout inline: add that or remove it".into()));
@@ -199,22 +205,25 @@ impl ParamArgs {
                 }
                 p.edge_bits = self.edge_bits.unwrap_or(p.edge_bits);
                 (p.m, p.bits) = (self.m.unwrap_or(p.m), self.bits.unwrap_or(p.bits));
-                (p.opq, p.seed) = (self.opq, self.seed.unwrap_or(p.seed));
+                (p.opq, p.seed) = (self.opq || p.opq, self.seed.unwrap_or(p.seed));
             }
             IndexParams::IvfPq(p) => {
                 p.nlist = self.nlist.unwrap_or(p.nlist);
                 // Bits are a matter of plain product codes: who names them wants those.
-                p.codec = self.codec.unwrap_or(if self.bits.is_some() { CodecKind::Pq } else { p.codec });
+                let codec = self.codec.unwrap_or(if self.bits.is_some() { CodecKind::Pq } else { p.codec });
+                let as_before = codec == p.codec;
+                p.codec = codec;
                 p.bits = match (p.codec, self.bits) {
+                    (CodecKind::Pq, None) if as_before => p.bits,
                     (CodecKind::Pq, bits) => bits.unwrap_or(CodeBits::Eight),
                     (_, None) => p.bits,
                     (codec, Some(_)) => {
                         return Err(UsageError(format!("--bits does not apply to {codec} codes: remove it")));
                     }
                 };
-                p.soar = self.soar;
-                p.m = self.m.unwrap_or(IvfPqParams::default_m(p.codec, source.dim()));
-                (p.opq, p.seed) = (self.opq, self.seed.unwrap_or(p.seed));
+                p.soar |= self.soar;
+                p.m = self.m.unwrap_or(if as_before { p.m } else { IvfPqParams::default_m(p.codec, source.dim()) });
+                (p.opq, p.seed) = (self.opq || p.opq, self.seed.unwrap_or(p.seed));
             }
         }
         params.validate(source.dim()).map_err(|error| UsageError(error.to_string()))?;
@@ -273,7 +282,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// The JSON document of a build.
-fn document(report: &BuildReport) -> Value {
+pub fn document(report: &BuildReport) -> Value {
     let mut seconds: Map<String, Value> =
         report.stage_seconds.iter().map(|(stage, s)| (stage.clone(), json!(s))).collect();
     seconds.insert("total".into(), json!(report.total_seconds));

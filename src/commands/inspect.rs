@@ -1,7 +1,8 @@
-//! `kiln inspect`: what an index file says of itself, and whether every byte is as written.
+//! `kiln inspect`: what an index file or a shard set says of itself, and whether every byte is as written.
 
 use std::path::PathBuf;
 
+use kiln_builder::shards::{ShardSummary, inspect_set, is_set, verify_set};
 use kiln_builder::{inspect, verify};
 use kiln_kernels::Progress;
 use serde_json::json;
@@ -10,10 +11,12 @@ use super::{build::describe, bytes, print, thousands, write_json};
 use crate::terminal::TerminalProgress;
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  kiln inspect sift.kiln\n  kiln inspect sift.kiln --verify")]
+#[command(
+    after_help = "Examples:\n  kiln inspect sift.kiln\n  kiln inspect sift.kiln --verify\n  kiln inspect photos.kset"
+)]
 pub struct Args {
-    /// The index file
-    #[arg(value_name = "X.kiln")]
+    /// The index file, or the folder of a shard set
+    #[arg(value_name = "X.kiln|SET")]
     index: PathBuf,
     /// Read the whole file and hold every page and section against its checksum
     #[arg(long)]
@@ -24,6 +27,9 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if is_set(&args.index) {
+        return run_set(args);
+    }
     let found = inspect(&args.index)?;
     if args.verify {
         let progress = TerminalProgress::new();
@@ -52,6 +58,52 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     lines.extend(found.sections.iter().map(row));
     if args.verify {
         lines.push("every page and section matches its checksum".into());
+    }
+    print(&lines.join("\n"))
+}
+
+/// The same of a shard set.
+fn run_set(args: Args) -> anyhow::Result<()> {
+    let found = inspect_set(&args.index)?;
+    if args.verify {
+        let progress = TerminalProgress::new();
+        progress.stage("verify", found.file_bytes);
+        verify_set(&args.index, |read| progress.advance(read))?;
+    }
+    if let Some(path) = &args.json {
+        let verified = args.verify.then_some(true);
+        write_json(path, &json!({ "path": args.index, "verified": verified, "set": found }))?;
+        if path.as_os_str() == "-" {
+            return Ok(());
+        }
+    }
+    let gone = found.next_id - found.rows;
+    let mut lines = vec![
+        format!(
+            "{}: shard set of {}, format version {}, {}",
+            args.index.display(),
+            found.shards.len(),
+            found.version,
+            bytes(found.file_bytes)
+        ),
+        format!("rows     {} x {} {}, metric {}", thousands(found.rows), found.dim, found.dtype, found.metric),
+        format!("ids      0 to {}, of which {} are of deleted rows", thousands(found.next_id - 1), thousands(gone)),
+        format!("{:<18}{:>14}{:>16}{:>16}{:>12}  index", "shard", "rows", "first id", "last id", "size"),
+    ];
+    let row = |s: &ShardSummary| {
+        format!(
+            "{:<18}{:>14}{:>16}{:>16}{:>12}  {}",
+            s.file,
+            thousands(s.rows),
+            thousands(s.first_id),
+            thousands(s.last_id),
+            bytes(s.inspection.file_bytes),
+            describe(&s.inspection.meta.params)
+        )
+    };
+    lines.extend(found.shards.iter().map(row));
+    if args.verify {
+        lines.push("every page and section of every shard matches its checksum".into());
     }
     print(&lines.join("\n"))
 }

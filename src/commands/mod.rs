@@ -1,9 +1,11 @@
 //! The commands, one a file: its arguments beside what it does with them. What several share is here.
 
+pub mod append;
 pub mod bench;
 pub mod bench_kernels;
 pub mod budget;
 pub mod build;
+pub mod compact;
 pub mod completions;
 pub mod datasets;
 pub mod device;

@@ -1,5 +1,7 @@
 //! Where an index is while it is searched, and how it is read: flags that several commands share.
 
+use std::path::Path;
+
 use clap::ValueEnum;
 use kiln_builder::{DriveReads, IoEngine, OpenParams, Residency, Searcher, Serving};
 
@@ -17,18 +19,30 @@ pub struct ResidencyArgs {
     /// SSD: whether pages may come from the page cache [default: direct]
     #[arg(long, value_enum)]
     reads: Option<ReadsArg>,
-    /// SSD: memory that serving may hold, such as 64MiB; what the index does not need keeps the pages that searches want most
-    /// [default: what the index needs]
+    /// SSD: memory that serving may hold, all shards of a set together, such as 64MiB; what the index does not need keeps the
+    /// pages that searches want most [default: what the index needs]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
+    /// A shard set: search only so many shards, those whose centroids are nearest to the query [default: all]
+    #[arg(long, value_name = "N")]
+    probe_shards: Option<usize>,
 }
 
 impl ResidencyArgs {
-    /// How the index is to be opened.
+    /// How the index at `path` is to be opened.
     ///
     /// # Errors
-    /// Flags that only mean something on SSD, where the index is in memory.
-    pub fn open_params(&self) -> Result<OpenParams, UsageError> {
+    /// Flags that only mean something on SSD, where the index is in memory; or of a shard set, where it is none.
+    pub fn open_params(&self, path: &Path) -> Result<OpenParams, UsageError> {
+        match self.probe_shards {
+            Some(0) => return Err(UsageError("--probe-shards 0: use 1 or more".into())),
+            Some(_) if path.is_file() => {
+                let problem =
+                    format!("--probe-shards is for shard sets, {} is one index: leave it out", path.display());
+                return Err(UsageError(problem));
+            }
+            _ => (),
+        }
         let flags =
             [("--io", self.io.is_some()), ("--reads", self.reads.is_some()), ("--memory", self.memory.is_some())];
         if let (ResidencyArg::Memory, Some((flag, _))) = (self.residency, flags.iter().find(|(_, given)| *given)) {
@@ -41,6 +55,7 @@ impl ResidencyArgs {
             reads: self.reads.map_or(DriveReads::default(), DriveReads::from),
             io: self.io.map_or(IoEngine::default(), IoEngine::from),
             memory: self.memory,
+            probe_shards: self.probe_shards,
         })
     }
 }
@@ -125,7 +140,12 @@ pub fn serving(searcher: &Searcher) -> String {
         }
         _ => String::new(),
     };
-    format!("{} in memory ({}){from}", bytes(serving.total()), parts.join(", "))
+    let shards = searcher.set().map_or(String::new(), |set| match (set.shard_count(), set.probed()) {
+        (shards, Some(probed)) => format!("{shards} shards of which a query searches {probed}, "),
+        (1, None) => "1 shard, ".to_string(),
+        (shards, None) => format!("{shards} shards, "),
+    });
+    format!("{shards}{} in memory ({}){from}", bytes(serving.total()), parts.join(", "))
 }
 
 #[cfg(test)]
@@ -134,16 +154,18 @@ mod tests {
 
     #[test]
     fn flags_of_the_drive_need_an_index_on_the_drive() {
-        let plain = ResidencyArgs { residency: ResidencyArg::Memory, io: None, reads: None, memory: None };
-        assert_eq!(plain.open_params().map_err(|e| e.to_string()), Ok(Residency::Memory.into()));
+        let path = Path::new("x.kiln");
+        let plain =
+            ResidencyArgs { residency: ResidencyArg::Memory, io: None, reads: None, memory: None, probe_shards: None };
+        assert_eq!(plain.open_params(path).map_err(|e| e.to_string()), Ok(Residency::Memory.into()));
         for (flag, args) in [
             ("--io", ResidencyArgs { io: Some(IoArg::Auto), ..plain }),
             ("--reads", ResidencyArgs { reads: Some(ReadsArg::Cached), ..plain }),
             ("--memory", ResidencyArgs { memory: Some(1 << 20), ..plain }),
         ] {
-            let message = args.open_params().expect_err("in memory").to_string();
+            let message = args.open_params(path).expect_err("in memory").to_string();
             assert!(message.starts_with(flag) && message.contains("--residency ssd"), "{message}");
-            assert!(ResidencyArgs { residency: ResidencyArg::Ssd, ..args }.open_params().is_ok());
+            assert!(ResidencyArgs { residency: ResidencyArg::Ssd, ..args }.open_params(path).is_ok());
         }
     }
 }

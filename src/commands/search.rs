@@ -1,4 +1,4 @@
-//! `kiln search`: a query set against one index file, answered and measured.
+//! `kiln search`: a query set against one index file or shard set, answered and measured.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use kiln_kernels::{DType, NoProgress, Rows};
 
 use super::device::DeviceArg;
 use super::residency::{ResidencyArgs, serving};
-use super::truth::{base_rows, truth};
+use super::truth::{base_rows, names_rows_that_are_there, truth};
 use super::tune::parse_recall;
 use super::{UsageError, print, refuse_other_dim, shape, thousands, with_threads, write_json};
 
@@ -31,8 +31,8 @@ Recall is told where truth is known: from --truth, or from the HDF5 file of the 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The index file
-    #[arg(value_name = "X.kiln")]
+    /// The index file, or the folder of a shard set
+    #[arg(value_name = "X.kiln|SET")]
     index: PathBuf,
     /// The queries: HDF5 (its `test`), .npy, .fbin, .u8bin, .fvecs, ...
     #[arg(long, value_name = "FILE")]
@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10)]
     k: usize,
     /// Search as `kiln tune` found best for this recall, this k and this residency
-    #[arg(long, value_name = "R", value_parser = parse_recall, conflicts_with_all = ["search_list", "navigate", "nprobe", "rerank"])]
+    #[arg(long, value_name = "R", value_parser = parse_recall, conflicts_with_all = ["search_list", "navigate", "nprobe", "rerank", "probe_shards"])]
     recall: Option<f64>,
     /// Vamana: candidates kept during the walk, L [default: 4 k, at least 40]
     #[arg(long, value_name = "L", conflicts_with = "nprobe")]
@@ -52,7 +52,7 @@ pub struct Args {
     /// Vamana: how neighbours are scored
     #[arg(long, value_enum, default_value = "best")]
     navigate: NavigateArg,
-    /// IVF-PQ: lists scanned [default: 32]
+    /// IVF-PQ: lists scanned, of each shard of a set [default: 32]
     #[arg(long, value_name = "P")]
     nprobe: Option<usize>,
     /// IVF-PQ: candidates re-ranked by exact distance [default: 12 k, at least 100]
@@ -105,7 +105,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.device.is_some() && matches!(args.navigate, NavigateArg::Codes) {
         return Err(UsageError("--device walks by exact distances: leave --navigate codes out".into()).into());
     }
-    let searcher = Index::open_with(&args.index, &args.residency.open_params()?)?;
+    let searcher = Index::open_with(&args.index, &args.residency.open_params(&args.index)?)?;
     let effort = match args.recall {
         Some(recall) => tuned(&args.index, args.k, recall, searcher.residency().name())?.effort,
         None => effort(&args, &searcher)?,
@@ -124,7 +124,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let hint = "every neighbour's page is read; --navigate codes reads expanded nodes only";
         tracing::info!("{hint}");
     }
-    let truth = truth(&args.queries, args.truth.as_deref(), searcher.metric())?;
+    let truth = truth(&args.queries, args.truth.as_deref(), searcher.metric())?
+        .filter(|truth| names_rows_that_are_there(truth, &searcher));
     let base = truth.as_ref().map(|_| base_rows(&args.queries, &searcher));
     let devices = args.device.map(DeviceArg::open_alone).transpose()?;
     let on_device = devices.as_ref().map(|devices| DeviceGraph::open(&searcher, devices)).transpose()?;

@@ -1,4 +1,4 @@
-//! `kiln serve`: one index file over HTTP.
+//! `kiln serve`: one index file, or one shard set, over HTTP.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   kiln serve sift.kiln
   kiln serve sift.kiln --residency ssd --memory 64MiB
+  kiln serve photos.kset --probe-shards 4
   kiln serve sift.kiln --listen 0.0.0.0:8080 --token-file token.txt --log-format json
   curl -s http://127.0.0.1:8080/v1/search -H 'Content-Type: application/json' -d '{\"queries\": [[...]], \"k\": 10}'
   kill -HUP PID    serve what is at the index's path now; POST /v1/index:swap does the same and tells how it went
@@ -26,8 +27,8 @@ Without a token only this machine can be served. The token may also stand in the
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The index file
-    #[arg(value_name = "X.kiln")]
+    /// The index file, or the folder of a shard set
+    #[arg(value_name = "X.kiln|SET")]
     index: PathBuf,
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
@@ -155,7 +156,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let params = ServeParams {
         index: args.index.clone(),
-        open: args.residency.open_params()?,
+        open: args.residency.open_params(&args.index)?,
         verify: args.verify,
         find_tuned,
         listen: args.listen,

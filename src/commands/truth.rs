@@ -42,3 +42,16 @@ pub fn base_rows<'a>(queries: &Path, searcher: &'a Searcher) -> Box<dyn RowSourc
         _ => Box::new(StoredRows::new(searcher)),
     }
 }
+
+/// Whether no row of the truth was deleted from a shard set since; says so where one was.
+pub fn names_rows_that_are_there(truth: &Truth, searcher: &Searcher) -> bool {
+    let Some(set) = searcher.set() else { return true };
+    let gone = truth.ids.iter().find(|&&id| u64::try_from(id).is_ok_and(|id| !set.has_row(id)));
+    if let Some(id) = gone {
+        tracing::warn!(
+            "{}: the truth names row {id}, which is not in the set: it is of other rows, and is not used",
+            searcher.path().display()
+        );
+    }
+    gone.is_none()
+}

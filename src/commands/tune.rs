@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::residency::ResidencyArg;
 use super::search::{NavigateArg, mode};
-use super::truth::{base_rows, truth};
+use super::truth::{base_rows, names_rows_that_are_there, truth};
 use super::{UsageError, print, refuse_other_dim, shape, thousands, with_threads, write_json};
 use crate::terminal::TerminalProgress;
 
@@ -28,8 +28,8 @@ and residency, until the index is built again.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The index file
-    #[arg(value_name = "X.kiln")]
+    /// The index file, or the folder of a shard set
+    #[arg(value_name = "X.kiln|SET")]
     index: PathBuf,
     /// The queries: HDF5 (its `test`), .npy, .fbin, .u8bin, .fvecs, ...
     #[arg(long, value_name = "FILE")]
@@ -87,7 +87,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let source = open_queries(&args.queries)?;
     refuse_other_dim(&args.queries, source.as_ref(), &searcher)?;
-    let truth = truth(&args.queries, args.truth.as_deref(), searcher.metric())?.with_context(|| {
+    let truth = truth(&args.queries, args.truth.as_deref(), searcher.metric())?;
+    let truth = truth.filter(|truth| names_rows_that_are_there(truth, &searcher)).with_context(|| {
         format!(
             "{}: it holds no truth to tune by; give some with --truth, or compute it with `kiln datasets truth`",
             args.queries.display()

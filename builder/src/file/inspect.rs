@@ -41,7 +41,11 @@ pub struct SectionSummary {
 
 /// Reads the header and the meta section of the index at `path`.
 pub fn inspect(path: &Path) -> Result<Inspection, BuilderError> {
-    let file = IndexFile::open(path)?;
+    inspect_file(&IndexFile::open(path)?)
+}
+
+/// What an open file says of itself.
+pub(crate) fn inspect_file(file: &IndexFile) -> Result<Inspection, BuilderError> {
     let sections = file.header().sections.iter().map(|e| SectionSummary {
         name: e.section.name(),
         offset: e.offset,
@@ -51,10 +55,15 @@ pub fn inspect(path: &Path) -> Result<Inspection, BuilderError> {
     Ok(Inspection {
         version: file.header().version,
         file_bytes: file.header().file_length,
-        identity: format!("{:032x}", xxh3_128(&file.header().encode())),
+        identity: identity(file),
         sections: sections.collect(),
         meta: file.meta()?,
     })
+}
+
+/// Tells one build of an index from another.
+pub(crate) fn identity(file: &IndexFile) -> String {
+    format!("{:032x}", xxh3_128(&file.header().encode()))
 }
 
 /// Reads every page and section of the index at `path` and holds each against its checksum, calling

@@ -23,6 +23,19 @@ pub struct IoCounters {
     pub io_errors: u64,
 }
 
+impl std::ops::AddAssign for IoCounters {
+    fn add_assign(&mut self, other: Self) {
+        self.reads += other.reads;
+        self.pages += other.pages;
+        self.bytes += other.bytes;
+        self.in_flight += other.in_flight;
+        self.shared += other.shared;
+        self.repeated += other.repeated;
+        self.crc_failures += other.crc_failures;
+        self.io_errors += other.io_errors;
+    }
+}
+
 /// The counters themselves; every reader of the index adds to them.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {

@@ -32,6 +32,8 @@ pub(super) struct DriveData {
     /// Byte offsets of the two sections.
     pub lists_offset: u64,
     pub vectors_offset: u64,
+    /// Bytes that the index keeps in memory beside the buffers.
+    fixed: u64,
     depth: Depth,
 }
 
@@ -62,17 +64,28 @@ impl DriveData {
         fixed: u64,
         memory: Option<u64>,
     ) -> Result<Self, BuilderError> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-        let page = PAGE as u64;
-        let pages = match memory {
-            None => MOST.pages,
-            Some(memory) => (memory.saturating_sub(fixed) / page / threads).min(MOST.pages as u64) as usize,
-        };
-        if pages < LEAST_PAGES {
-            let least = fixed + LEAST_PAGES as u64 * page * threads;
-            return Err(BuilderError::too_little_memory(drive.path(), memory.unwrap_or(0), least));
+        let mut data = Self { drive, lists_offset, vectors_offset, fixed, depth: MOST };
+        data.fit(memory)?;
+        Ok(data)
+    }
+
+    /// Fits the buffers anew.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(super) fn fit(&mut self, memory: Option<u64>) -> Result<(), BuilderError> {
+        let Some(memory) = memory else { return Ok(()) };
+        if memory < self.least() {
+            return Err(BuilderError::too_little_memory(self.drive.path(), memory, self.least()));
         }
-        Ok(Self { drive, lists_offset, vectors_offset, depth: Depth { pages, ..MOST } })
+        let pages = (memory - self.fixed) / PAGE as u64 / threads();
+        self.depth = Depth { pages: pages.min(MOST.pages as u64) as usize, ..MOST };
+        Ok(())
+    }
+
+    /// The least memory that serving takes.
+    pub(super) fn least(&self) -> u64 {
+        self.fixed + LEAST_PAGES as u64 * PAGE as u64 * threads()
     }
 
     fn queue<'a>(&self, queue: &'a mut Option<Queue>) -> Result<&'a mut Queue, BuilderError> {
@@ -81,6 +94,11 @@ impl DriveData {
             none => Ok(none.insert(Queue::new(&self.drive, self.depth)?)),
         }
     }
+}
+
+/// Threads that may search at a time, as far as can be known beforehand.
+fn threads() -> u64 {
+    std::thread::available_parallelism().map_or(1, usize::from) as u64
 }
 
 impl IvfIndex {

@@ -186,6 +186,22 @@ impl IvfIndex {
         }
     }
 
+    /// The least that serving from the drive takes; nothing of an index in memory.
+    pub(crate) fn least_memory(&self) -> u64 {
+        match &self.data {
+            Data::Memory { .. } => 0,
+            Data::Drive(data) => data.least(),
+        }
+    }
+
+    /// Fits the buffers of reads into `memory`.
+    pub(crate) fn fit(&mut self, memory: Option<u64>) -> Result<(), BuilderError> {
+        match &mut self.data {
+            Data::Memory { .. } => Ok(()),
+            Data::Drive(data) => data.fit(memory),
+        }
+    }
+
     /// Lists of the index.
     pub(crate) fn nlist(&self) -> usize {
         self.lists.len()

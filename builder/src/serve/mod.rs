@@ -1,6 +1,6 @@
 //! Serving an index over HTTP: what `kiln serve` runs.
 //!
-//! In: [`ServeParams`]: an index file, an address, limits. Out: answers to requests, until a signal ends it. `openapi.json` says
+//! In: [`ServeParams`]: an index file or a shard set, an address, limits. Out: answers to requests, until a signal ends it. `openapi.json` says
 //! what can be asked.
 //!
 //! A request passes `connections` (how many, how slow), `routes` (what it wants, who asks), `body` and `request` (what it
@@ -36,6 +36,7 @@ pub use served::{FindTuned, TunedSetting};
 
 use crate::resources::allow_open_files;
 use crate::search_types::OpenParams;
+use crate::shards::shard_count;
 use connections::{Drain, EndSignals};
 use metrics::Metrics;
 use queue::Queue;
@@ -95,7 +96,7 @@ impl Default for Limits {
 
 /// How an index is served.
 pub struct ServeParams {
-    /// The index file; a swap opens what is there then.
+    /// The index file or shard set; a swap opens what is there then.
     pub index: PathBuf,
     /// How it is opened.
     pub open: OpenParams,
@@ -132,9 +133,10 @@ pub struct ServeParams {
 pub fn serve(params: ServeParams, listening: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
     let addresses = resolve(&params)?;
     let mut limits = params.limits;
-    let files = allow_open_files(limits.connections + OTHER_FILES);
-    if files < limits.connections + OTHER_FILES {
-        limits.connections = files.saturating_sub(OTHER_FILES).max(1);
+    let others = OTHER_FILES + files_of_shards(&params);
+    let files = allow_open_files(limits.connections + others);
+    if files < limits.connections + others {
+        limits.connections = files.saturating_sub(others).max(1);
         tracing::warn!(
             "the system allows {files} open files: {} connections are taken, not {}; raise it with `ulimit -n`",
             limits.connections,
@@ -179,6 +181,13 @@ pub fn serve(params: ServeParams, listening: impl FnOnce(SocketAddr)) -> Result<
         Err(_) => runtime.shutdown_background(),
     }
     outcome
+}
+
+/// File descriptors of a shard set: each shard's file twice, and a ring for each thread that searches it. Twice over, since
+/// during a swap two sets are open. What a set grows to after that, it must find in [`OTHER_FILES`].
+fn files_of_shards(params: &ServeParams) -> usize {
+    let shards = shard_count(&params.index);
+    2 * shards * (2 + params.threads)
 }
 
 /// The addresses that `--listen` names; refused where strangers could reach them and nothing is asked of them.

@@ -1,6 +1,6 @@
 //! The index that is served, and how another takes its place.
 //!
-//! In: a path, and how it is opened. Out: a [`Served`] that every request holds from its beginning to its end. A swap opens
+//! In: a path, of an index file or a shard set, and how it is opened. Out: a [`Served`] that every request holds from its beginning to its end. A swap opens
 //! and tries the file at the same path while the old index serves; only then do new requests get the new one, and the
 //! old one is closed with the last request that holds it. During a swap both are in memory.
 
@@ -17,6 +17,7 @@ use super::metrics::Metrics;
 use crate::file::inspect::{inspect, verify};
 use crate::search_types::{Effort, IndexKind, OpenParams, Residency, SearchParams};
 use crate::searcher::{Index, Searcher};
+use crate::shards::{is_set, verify_set};
 
 /// A setting that was found to reach a recall.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -40,7 +41,8 @@ pub(crate) struct Served {
     /// 1 for the index opened first.
     pub generation: u64,
     version: u32,
-    /// Tells one build of an index from another: hash of its header, which holds the checksum of every section.
+    /// Tells one build of an index from another: hash of its header, which holds the checksum of every section, or of the
+    /// file that names a set's shards, which holds that of each.
     identity: String,
 }
 
@@ -64,6 +66,8 @@ pub(crate) struct About<'a> {
     fingerprint: &'a str,
     params: std::collections::BTreeMap<String, serde_json::Value>,
     nlist: Option<usize>,
+    shards: Option<usize>,
+    probe_shards: Option<usize>,
     tuned: &'a [TunedSetting],
     generation: u64,
 }
@@ -91,6 +95,8 @@ impl Served {
             fingerprint: &meta.dataset_fingerprint,
             params: meta.params.by_name(),
             nlist: searcher.nlist(),
+            shards: searcher.set().map(|set| set.shard_count()),
+            probe_shards: searcher.set().and_then(|set| set.probed()),
             tuned: &self.tuned,
             generation: self.generation,
         }
@@ -102,8 +108,25 @@ impl Served {
     }
 }
 
-/// Opens an index for serving, and asks it something.
+/// Opens an index or a shard set for serving, and asks it something.
 fn open(path: &Path, how: &OpenWith, generation: u64) -> Result<Served, ServeError> {
+    let (searcher, version, identity) = if is_set(path) { open_set(path, how)? } else { open_file(path, how)? };
+    match searcher.set() {
+        None => try_out(&searcher)?,
+        // A search of the set may leave some shards out.
+        Some(set) => set.shards().iter().try_for_each(|shard| try_out(&shard.searcher))?,
+    }
+    let mut tuned = (how.find_tuned)(path, how.params.residency);
+    if !tuned.is_empty() && searcher.set().is_some_and(|set| set.probed().is_some()) {
+        tracing::warn!(
+            "requests cannot ask for a recall: it was tuned with all shards searched, not with --probe-shards"
+        );
+        tuned.clear();
+    }
+    Ok(Served { searcher: Arc::new(searcher), tuned, generation, version, identity })
+}
+
+fn open_file(path: &Path, how: &OpenWith) -> Result<(Searcher, u32, String), ServeError> {
     let before = inspect(path)?;
     if how.verify {
         verify(path, |_| ())?;
@@ -114,14 +137,30 @@ fn open(path: &Path, how: &OpenWith, generation: u64) -> Result<Served, ServeErr
     if (before.identity != after.identity) || after.meta != *searcher.meta() {
         return Err(ServeError::Replaced { path: path.to_path_buf() });
     }
+    Ok((searcher, after.version, after.identity))
+}
+
+fn open_set(path: &Path, how: &OpenWith) -> Result<(Searcher, u32, String), ServeError> {
+    if how.verify {
+        verify_set(path, |_| ())?;
+    }
+    let searcher = Index::open_with(path, &how.params)?;
+    // Files of a set are never replaced by others, and each was held against the set as it was read.
+    match searcher.set().map(|set| (set.format_version(), set.identity().to_string())) {
+        Some((version, identity)) => Ok((searcher, version, identity)),
+        None => Err(ServeError::Replaced { path: path.to_path_buf() }),
+    }
+}
+
+/// Asks an index something.
+fn try_out(searcher: &Searcher) -> Result<(), ServeError> {
     let query = Array2::from_elem((1, searcher.dim()), 1f32);
     let mut params = SearchParams { k: 1, effort: Effort::default_for(searcher.kind(), 1) };
     if let Effort::Lists { nprobe, .. } = &mut params.effort {
         *nprobe = (*nprobe).min(searcher.nlist().unwrap_or(usize::MAX));
     }
     searcher.search(&RowsView::F32(query.view()), &params)?;
-    let tuned = (how.find_tuned)(path, how.params.residency);
-    Ok(Served { searcher: Arc::new(searcher), tuned, generation, version: after.version, identity: after.identity })
+    Ok(())
 }
 
 /// How index files are opened.

@@ -136,18 +136,15 @@ impl VamanaIndex {
     ///
     /// # Errors
     /// When it does not fit; the message says what it takes.
-    pub(super) fn fit(&mut self, memory: Option<u64>) -> Result<(), BuilderError> {
+    pub(crate) fn fit(&mut self, memory: Option<u64>) -> Result<(), BuilderError> {
         let (Some(memory), Nodes::Drive(graph)) = (memory, &self.nodes) else { return Ok(()) };
-        let others = Serving { buffers: 0, pinned: 0, ..self.serving() };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let buffers_for = |in_turn: usize| (threads * depth(&graph.nodes, in_turn).pages * PAGE) as u64;
-        let needed = Serving { buffers: buffers_for(LEAST_IN_TURN), ..others };
+        let needed = self.needed(graph);
         let Some(left) = memory.checked_sub(needed.total()) else {
-            return Err(too_little(self, memory, &needed, threads));
+            return Err(too_little(self, memory, &needed));
         };
-        let more = left / BUFFERS_SHARE / buffers_for(1);
+        let more = left / BUFFERS_SHARE / buffers_for(graph, 1);
         let in_turn = LEAST_IN_TURN + (more as usize).min(MOST_IN_TURN - LEAST_IN_TURN);
-        let left = memory - others.total() - buffers_for(in_turn);
+        let left = memory - (needed.total() - needed.buffers) - buffers_for(graph, in_turn);
         if let Nodes::Drive(graph) = &mut self.nodes {
             graph.in_turn = in_turn;
         }
@@ -165,6 +162,18 @@ impl VamanaIndex {
             graph.pinned = pinned;
         }
         Ok(())
+    }
+
+    /// The least that serving from the drive takes; nothing of an index in memory.
+    pub(crate) fn least_memory(&self) -> u64 {
+        match &self.nodes {
+            Nodes::Memory(_) => 0,
+            Nodes::Drive(graph) => self.needed(graph).total(),
+        }
+    }
+
+    fn needed(&self, graph: &DriveGraph) -> Serving {
+        Serving { buffers: buffers_for(graph, LEAST_IN_TURN), pinned: 0, ..self.serving() }
     }
 
     /// How many of a sample of stored rows, taken as queries, want each group of pages.
@@ -222,8 +231,18 @@ impl VamanaIndex {
     }
 }
 
+/// Threads that may search at a time, as far as can be known beforehand.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Bytes of the buffers of all threads, each with so many searches in turn.
+fn buffers_for(graph: &DriveGraph, in_turn: usize) -> u64 {
+    (threads() * depth(&graph.nodes, in_turn).pages * PAGE) as u64
+}
+
 /// The error of a limit that the index does not fit into.
-fn too_little(index: &VamanaIndex, memory: u64, needed: &Serving, threads: usize) -> BuilderError {
+fn too_little(index: &VamanaIndex, memory: u64, needed: &Serving) -> BuilderError {
     let mib = |bytes: u64| format!("{:.1} MiB", (bytes as f64 / 1_048_576.0 * 10.0).ceil() / 10.0);
     let parts = [
         ("codes", needed.codes),
@@ -236,9 +255,10 @@ fn too_little(index: &VamanaIndex, memory: u64, needed: &Serving, threads: usize
         parts.iter().filter(|(_, bytes)| *bytes > 0).map(|(name, bytes)| format!("{name} {}", mib(*bytes))).collect();
     BuilderError::Unavailable {
         what: format!(
-            "{}: --memory {}: serving it from the drive with {threads} threads takes {} ({})",
+            "{}: --memory {}: serving it from the drive with {} threads takes {} ({})",
             index.path().display(),
             mib(memory),
+            threads(),
             mib(needed.total()),
             parts.join(", ")
         ),

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use kiln_builder::shards::{SET_MANIFEST, is_set};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -95,15 +96,18 @@ struct TuneFile {
 
 /// Where the settings of `index` are kept.
 pub fn tune_path(index: &Path) -> PathBuf {
-    let mut name = index.as_os_str().to_owned();
+    // A slash at the end of a folder's name would put the file into the folder.
+    let mut name = index.components().as_path().as_os_str().to_owned();
     name.push(".tune.json");
     name.into()
 }
 
-/// What tells one build of an index from another: xxh3-128 of its first page.
+/// What tells one build of an index from another: xxh3-128 of its first page; of a shard set, of the first page of the
+/// file that names its shards, which begins with the checksum of the rest.
 fn identity(index: &Path) -> Result<String, TuneFileError> {
     let mut page = Vec::new();
-    let read = File::open(index).and_then(|file| file.take(PAGE).read_to_end(&mut page));
+    let file = if is_set(index) { index.join(SET_MANIFEST) } else { index.to_path_buf() };
+    let read = File::open(file).and_then(|file| file.take(PAGE).read_to_end(&mut page));
     read.map_err(TuneFileError::io(index, "read"))?;
     Ok(format!("{:032x}", xxh3_128(&page)))
 }
