@@ -33,7 +33,7 @@ pub(crate) use files::{Disk, Files, Lock, Reading, Writing};
 #[cfg(feature = "object-store")]
 pub(crate) use objects::Objects;
 pub(crate) use store::{Artifact, Store, Unit, UnitWriter};
-pub(crate) use work::Work;
+pub(crate) use work::{DAMAGED_AT_MOST, Work};
 
 /// Hash of what a stage's bytes depend on, as 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -6,7 +6,7 @@ use crate::error::BuilderError;
 use crate::resources::return_freed_memory;
 
 /// Units that are found damaged and made again before a build gives up on its drive.
-const DAMAGED_AT_MOST: usize = 1000;
+pub(crate) const DAMAGED_AT_MOST: usize = 1000;
 
 /// The units of a build, and who may stop it.
 #[derive(Clone, Copy)]
@@ -42,7 +42,12 @@ impl Work<'_> {
                 done => return done,
             }
         }
-        Err(BuilderError::damaged(self.store.folder(), format!("more than {DAMAGED_AT_MOST} units were damaged")))
+        Err(self.too_much_damage())
+    }
+
+    /// That more units were damaged than a sound drive damages.
+    pub(crate) fn too_much_damage(&self) -> BuilderError {
+        BuilderError::damaged(self.store.folder(), format!("more than {DAMAGED_AT_MOST} units were damaged"))
     }
 
     /// Whether every unit of a stage is finished.

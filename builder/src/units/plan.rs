@@ -6,7 +6,7 @@ use kiln_kernels::{DType, Metric, Progress};
 use serde::{Deserialize, Serialize};
 
 use super::WorkPlace;
-use crate::build::{BuildRequest, checked_partition, stored_dtype};
+use crate::build::{BuildRequest, checked_in_parts, stored_dtype};
 use crate::durable::Store;
 use crate::error::BuilderError;
 use crate::params::{GraphMethod, IndexParams, VamanaParams};
@@ -81,11 +81,14 @@ pub fn plan_units(
     place: &WorkPlace,
     progress: &dyn Progress,
 ) -> Result<UnitPlan, BuilderError> {
-    if !matches!(&request.params, IndexParams::Vamana(params) if params.method == GraphMethod::Partition) {
+    let refused = || {
         let only = "machines share builds of --index vamana --method partition only";
-        return Err(BuilderError::Mismatch(format!("{only}: use these, or `kiln build`")));
+        Err(BuilderError::Mismatch(format!("{only}: use these, or `kiln build`")))
+    };
+    if matches!(&request.params, IndexParams::Vamana(params) if params.method != GraphMethod::Partition) {
+        return refused();
     }
-    let vamana = checked_partition(request)?;
+    let IndexParams::Vamana(vamana) = checked_in_parts(request)? else { return refused() };
     let (n, dim) = (request.source.len(), request.source.dim());
     if n as usize <= LEAF_SIZE {
         return Err(BuilderError::Mismatch(format!(

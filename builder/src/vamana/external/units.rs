@@ -6,10 +6,8 @@
 
 use kiln_kernels::Backend;
 
-use super::{
-    Build, DAMAGED_AT_MOST, Finished, Keys, Scope, assign, graph, leaves, place, prune, relink, rows, summary, write,
-};
-use crate::durable::{Key, Unit};
+use super::{Build, Finished, Keys, Scope, assign, graph, leaves, place, prune, relink, rows, summary, write};
+use crate::durable::{DAMAGED_AT_MOST, Key, Unit};
 use crate::error::BuilderError;
 use crate::file::writer::IndexWriter;
 use crate::resources::Stopwatch;
@@ -164,20 +162,7 @@ impl<'a, B: Backend> Build<'a, B> {
 
     /// How far every stage is. What is found damaged on the way is removed, and counts as missing.
     pub(crate) fn survey(&self) -> Result<Vec<Standing>, BuilderError> {
-        for _ in 0..DAMAGED_AT_MOST {
-            match self.survey_once() {
-                Err(BuilderError::Spoiled { path, stage, number }) => {
-                    tracing::warn!("{}: damaged; it counts as missing, and is made again", path.display());
-                    self.store.remove(stage, Some(number))?;
-                }
-                surveyed => return surveyed,
-            }
-        }
-        Err(self.too_much_damage())
-    }
-
-    fn too_much_damage(&self) -> BuilderError {
-        BuilderError::damaged(self.store.folder(), format!("more than {DAMAGED_AT_MOST} units were damaged"))
+        self.work().until_whole(|| self.survey_once())
     }
 
     fn survey_once(&self) -> Result<Vec<Standing>, BuilderError> {
@@ -221,7 +206,7 @@ impl<'a, B: Backend> Build<'a, B> {
                 made => return made,
             }
         }
-        Err(self.too_much_damage())
+        Err(self.work().too_much_damage())
     }
 
     fn make_once(&self, stage: Stage, wanted: &Wanted, watch: &mut Stopwatch<'_>) -> Result<Made, BuilderError> {
