@@ -69,8 +69,10 @@ impl Copies {
                     let _ = std::fs::remove_file(&partial);
                     return Err(error);
                 }
+                // Opened before another process can see it, and remove it.
+                let file = File::open(&partial)?;
                 std::fs::rename(&partial, &path)?;
-                File::open(&path)?
+                file
             }
         };
         let found = Arc::new(found);
@@ -80,7 +82,7 @@ impl Copies {
 
     /// Removes copies until `bytes` more fit.
     fn make_room(&self, bytes: u64) -> io::Result<()> {
-        let mut open = self.open.lock().expect("no holder of this lock panics");
+        let open = self.open.lock().expect("no holder of this lock panics");
         let mut kept = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
@@ -105,8 +107,7 @@ impl Copies {
                 None => true,
             };
             if unused {
-                open.remove(&kept.name);
-                // Whoever still reads from it goes on doing so.
+                // Its entry stays, so that a name has one lock. Whoever still reads from it goes on doing so.
                 let _ = std::fs::remove_file(self.folder.join(&kept.name));
                 all -= kept.bytes;
             }
