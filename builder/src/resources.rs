@@ -130,6 +130,7 @@ pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     let mut found = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
     // SAFETY: statvfs reads a string that ends in zero, and fills the struct it is given.
     let (done, found) = unsafe { (libc::statvfs(path.as_ptr(), found.as_mut_ptr()), found.assume_init()) };
+    #[allow(clippy::unnecessary_cast, reason = "some systems count blocks in 32 bits")]
     (done == 0).then(|| found.f_bavail as u64 * found.f_frsize as u64)
 }
 

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_64;
 
+pub(crate) use self::unit_file::{Artifact, UnitWriter};
+use self::unit_file::{Nearby, Scratch};
 use super::manifest::{Entry, Manifest, ManifestError};
-use super::{Files, Key, Reading, Writing};
+use super::{Files, Key, Reading};
 use crate::error::BuilderError;
 
 /// Segments start on this boundary, so that a hole can take a whole one.
@@ -434,169 +436,7 @@ fn footer(file: &dyn Reading) -> io::Result<(Footer, u64)> {
     Ok((serde_json::from_slice(&json).map_err(|_| invalid())?, checksum))
 }
 
-/// A unit being written.
-pub(crate) struct UnitWriter<'a> {
-    store: &'a Store,
-    unit: Unit,
-    partial: PathBuf,
-    file: Box<dyn Writing>,
-    at: u64,
-    buffer: Vec<u8>,
-    segments: Vec<Segment>,
-    /// Where the open segment began, and its checksum so far.
-    open: Option<(u64, Xxh3)>,
-}
-
-impl UnitWriter<'_> {
-    /// Appends a whole segment.
-    pub(crate) fn segment(&mut self, bytes: &[u8]) -> Result<(), BuilderError> {
-        self.write(bytes)?;
-        self.end_segment()
-    }
-
-    /// Appends to the open segment, or opens one.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), BuilderError> {
-        let (_, checksum) = self.open.get_or_insert_with(|| (self.at, Xxh3::new()));
-        checksum.update(bytes);
-        self.put(bytes)
-    }
-
-    /// Closes the open segment; an empty one where none is.
-    pub(crate) fn end_segment(&mut self) -> Result<(), BuilderError> {
-        let (at, checksum) = self.open.take().unwrap_or_else(|| (self.at, Xxh3::new()));
-        self.segments.push(Segment { at, bytes: self.at - at, checksum: checksum.digest() });
-        let padding = self.at.next_multiple_of(ALIGNMENT) - self.at;
-        self.put(&[0; ALIGNMENT as usize][..padding as usize])
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), BuilderError> {
-        self.at += bytes.len() as u64;
-        if self.buffer.len() + bytes.len() > BUFFER {
-            self.flush()?;
-        }
-        if bytes.len() >= BUFFER {
-            return self.file.write(bytes).map_err(BuilderError::io(&self.partial, "write"));
-        }
-        self.buffer.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), BuilderError> {
-        self.file.write(&self.buffer).map_err(BuilderError::io(&self.partial, "write"))?;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    /// Makes the unit last, under its name and in the manifest.
-    pub(crate) fn commit(mut self, key: &Key, backend: &str) -> Result<(), BuilderError> {
-        let name = self.unit.name();
-        let segments = std::mem::take(&mut self.segments);
-        let footer = Footer { name: name.clone(), key: key.clone(), backend: backend.to_string(), segments };
-        let json = serde_json::to_vec(&footer).expect("a footer is plain data");
-        let checksum = xxh3_64(&json);
-        self.put(&json)?;
-        self.put(&(json.len() as u64).to_le_bytes())?;
-        self.put(&checksum.to_le_bytes())?;
-        self.put(&MAGIC)?;
-        self.flush()?;
-        let (store, path) = (self.store, self.store.folder.join(&name));
-        self.file.sync().map_err(BuilderError::io(&self.partial, "flush"))?;
-        store.files.rename(&self.partial, &path).map_err(BuilderError::io(&path, "rename the finished file to"))?;
-        store.files.sync_folder(&store.folder).map_err(BuilderError::io(&store.folder, "flush"))?;
-        let mut state = store.state();
-        let entry = Entry {
-            key: key.clone(),
-            bytes: self.at,
-            checksum: format!("{checksum:016x}"),
-            backend: backend.to_string(),
-        };
-        let replaced = state.manifest.units.insert(name.clone(), entry);
-        state.bytes = state.bytes.saturating_sub(replaced.map_or(0, |entry| entry.bytes)) + self.at;
-        state.peak = state.peak.max(state.bytes);
-        state.trusted.insert(name);
-        state.made += 1;
-        match store.token {
-            None => store.write_manifest(&state.manifest),
-            Some(_) => Ok(()),
-        }
-    }
-}
-
-/// A file that no other process will want.
-pub(crate) struct Scratch<'a> {
-    store: &'a Store,
-    path: PathBuf,
-    file: Box<dyn Writing>,
-}
-
-impl Scratch<'_> {
-    /// Appends bytes.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), BuilderError> {
-        self.store.count(bytes.len() as u64, 0);
-        self.file.write(bytes).map_err(BuilderError::io(&self.path, "write"))
-    }
-}
-
-/// A finished unit, open to be read.
-pub(crate) struct Artifact {
-    unit: Unit,
-    path: PathBuf,
-    file: Box<dyn Reading>,
-    segments: Vec<Segment>,
-    /// Of a shared folder, and to be read at random.
-    nearby: Option<Nearby>,
-}
-
-/// A unit of a shared folder as it is read at random: opened, and all of it checked, when that happens first.
-struct Nearby {
-    files: Arc<dyn Files>,
-    file: OnceLock<Box<dyn Reading>>,
-    /// Held by the thread that opens it; the others wait.
-    opening: Mutex<()>,
-}
-
-impl Nearby {
-    fn file(&self, artifact: &Artifact) -> io::Result<&dyn Reading> {
-        let _opening = match self.file.get() {
-            Some(file) => return Ok(&**file),
-            None => self.opening.lock().expect("no holder of this lock panics"),
-        };
-        if self.file.get().is_none() {
-            let file = self.files.open_nearby(&artifact.path)?;
-            artifact.segments.iter().try_for_each(|segment| checked_segment(&*file, segment).map(drop))?;
-            let _ = self.file.set(file);
-        }
-        Ok(&**self.file.get().expect("set above, or by the thread before"))
-    }
-}
-
-impl Artifact {
-    fn error(&self, error: io::Error) -> BuilderError {
-        match is_spoiled(&error) {
-            true => BuilderError::Spoiled { path: self.path.clone(), stage: self.unit.stage, number: self.unit.number },
-            false => BuilderError::io(&self.path, "read")(error),
-        }
-    }
-
-    /// Bytes of a segment.
-    pub(crate) fn bytes(&self, segment: usize) -> u64 {
-        self.segments.get(segment).map_or(0, |segment| segment.bytes)
-    }
-
-    /// Reads part of a segment, unchecked: for units opened by [`Store::open_checked`].
-    pub(crate) fn read_at(&self, segment: usize, buffer: &mut [u8], offset: u64) -> Result<(), BuilderError> {
-        let within: Range<u64> = offset..offset + buffer.len() as u64;
-        let read = match self.segments.get(segment) {
-            Some(segment) if within.end <= segment.bytes => {
-                let file = self.nearby.as_ref().map_or(Ok(&*self.file), |nearby| nearby.file(self));
-                file.and_then(|file| file.read_at(buffer, segment.at + within.start))
-            }
-            _ => Err(io::Error::from(ErrorKind::UnexpectedEof)),
-        };
-        read.map_err(|error| self.error(error))
-    }
-}
-
 mod shared;
 #[cfg(test)]
 mod tests;
+mod unit_file;
