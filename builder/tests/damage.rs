@@ -221,8 +221,10 @@ fn a_file_that_is_no_index_is_refused() {
         let message = refused(&path);
         assert!(message.contains("not a Kiln index") && message.contains("kiln build"), "{message}");
     }
-    refused(folder.path());
     refused(&folder.path().join("missing.kiln"));
+    // A folder may be a shard set.
+    let message = Index::open(folder.path(), Residency::Memory).map(drop).expect_err("no set").to_string();
+    assert!(message.contains("set.json") && message.contains("kiln append"), "{message}");
 }
 
 #[test]

@@ -386,7 +386,7 @@ mod tests {
         let path = Path::new(ADDRESS).join("rows-00001");
         let partial = Path::new(ADDRESS).join("rows-00001.token.partial");
         for bytes in [1usize, 1 << 16, (1 << 16) + 1, 700_001] {
-            let content: Vec<u8> = (0..bytes).map(|i| (i * i >> 7) as u8).collect();
+            let content: Vec<u8> = (0..bytes).map(|i| ((i * i) >> 7) as u8).collect();
             let mut file = here.create(&partial).expect("created");
             content.chunks(10_000).for_each(|chunk| file.write(chunk).expect("written"));
             file.sync().expect("flushed");
