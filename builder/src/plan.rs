@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kiln_datasets::{MemorySource, Narrowed, blocks, narrowest};
-use kiln_kernels::{Backend, DType, NoProgress};
+use kiln_kernels::{Backend, CentroidTree, DType, NoProgress};
 
 use crate::build::{BuildRequest, WithinBudget, beside, checked_in_parts};
 use crate::error::BuilderError;
@@ -230,20 +230,22 @@ impl Measured {
         }
     }
 
-    /// A stage of lists for all rows: linear in their number, and where rows are compared with all lists in that of those.
+    /// A stage of lists for all rows: linear in their number, and where each is assigned in that of the lists it is compared
+    /// with.
     fn of_lists(&self, stage: &str, params: &IvfPqParams, fewer: &IvfPqParams) -> f64 {
         let more_lists = params.nlist as f64 / fewer.nlist as f64;
+        let more_scores = CentroidTree::scores(params.nlist) as f64 / CentroidTree::scores(fewer.nlist) as f64;
         let rows = |sample: u64| sample.min(self.n) as f64 / sample.min(self.few) as f64;
         match stage {
             "sample" => self.reading * self.more(),
             "train" => {
                 let sampled = |n, params| ivf::external::training_rows(n, params) as f64;
-                self.seconds("train") * (sampled(self.n, params) / sampled(self.few, fewer)) * more_lists
+                self.seconds("train") * (sampled(self.n, params) / sampled(self.few, fewer)) * more_scores
             }
             "train codes" => self.seconds("train codes") * rows(ivf::build::RESIDUAL_ROWS as u64),
             "encode" => {
                 let again = if params.soar { more_lists } else { 1.0 };
-                let a_row = self.reading + self.seconds("assign") * more_lists + self.seconds("encode") * again;
+                let a_row = self.reading + self.seconds("assign") * more_scores + self.seconds("encode") * again;
                 a_row * self.more()
             }
             name => self.seconds(name) * self.more(),

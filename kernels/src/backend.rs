@@ -22,6 +22,7 @@ use crate::progress::Progress;
 use crate::reverse::{self, Pruned};
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
+use crate::tree::CentroidTree;
 use crate::whole::Whole;
 
 /// Coordinates a row at most: so many squared byte differences still sum to less than 2^31.
@@ -263,6 +264,12 @@ pub trait Backend: Send + Sync {
 
     /// Assigns every point to its nearest centroid `(nlist, dim)` by L2 and sums the points of each.
     fn kmeans_step(&self, points: &Self::Rows, centroids: ArrayView2<'_, f32>) -> Result<KMeansStep, BackendError>;
+
+    /// The same among so many centroids that looking at all is dear: a point may be assigned to one that is about as near.
+    /// Where products are cheap all are looked at. A point's centroid does not depend on the other points.
+    fn kmeans_step_among(&self, points: &Self::Rows, tree: &CentroidTree) -> Result<KMeansStep, BackendError> {
+        self.kmeans_step(points, tree.centroids().view())
+    }
 
     /// Product-quantises each row, or where `centroids` is given each row minus `centroids[assignments[i]]`.
     /// Out: packed codes `(n, pq.code_bytes())`.

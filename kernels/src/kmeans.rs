@@ -14,6 +14,7 @@ use crate::distance::quantiser_rows;
 use crate::metric::Metric;
 use crate::progress::Progress;
 use crate::rows::Rows;
+use crate::tree::CentroidTree;
 
 /// Rows whose products with the centroids the processor takes at a time, so that results do not depend on threads. Rows
 /// that are assigned in blocks of whole multiples of these, from the first on, are assigned as all would be at once.
@@ -164,7 +165,7 @@ impl Balanced {
         params: BalancedParams,
         progress: &dyn Progress,
     ) -> Result<(), BackendError> {
-        let step = backend.kmeans_step(points, self.centroids.view())?;
+        let step = backend.kmeans_step_among(points, &CentroidTree::new(self.centroids.clone())?)?;
         move_to_means(&mut self.centroids, &step);
         // The last iterations only settle, so that no centroid is left where it was dropped.
         if self.iterations + 2 < params.iterations {

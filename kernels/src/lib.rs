@@ -30,6 +30,7 @@ pub mod reverse;
 pub mod rotation;
 pub mod rows;
 pub mod topk;
+pub mod tree;
 pub mod wgpu;
 pub mod whole;
 
@@ -49,4 +50,5 @@ pub use progress::{NoProgress, Progress};
 pub use reverse::Pruned;
 pub use rows::{Rows, RowsView};
 pub use topk::{Neighbors, PAD_ID, Scored, TopK};
+pub use tree::CentroidTree;
 pub use whole::Whole;

@@ -29,6 +29,7 @@ use crate::progress::Progress;
 use crate::reverse::{self, Pruned};
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
+use crate::tree::CentroidTree;
 
 /// Places (rows, counted as often as they are named) of a part, until memory says otherwise.
 const PLACES: usize = 1 << 22;
@@ -111,6 +112,29 @@ impl<B: Backend> OutOfCore<B> {
     /// A range of rows on the device, for stages that know no graph geometry.
     fn range(&self, rows: &PartRows<B::Rows>, range: Range<usize>) -> Result<B::Rows, BackendError> {
         self.inner.upload(Arc::new(rows.host.view().slice(range).to_rows()), rows.metric)
+    }
+
+    /// A k-means step over all points, or block by block where they are not resident.
+    fn step_in_blocks(
+        &self,
+        points: &PartRows<B::Rows>,
+        step: impl Fn(&B::Rows) -> Result<KMeansStep, BackendError>,
+    ) -> Result<KMeansStep, BackendError> {
+        if let Some(resident) = &points.resident {
+            return step(resident);
+        }
+        let (n, mut whole) = (points.host.len(), None);
+        for first in (0..n).step_by(BLOCK) {
+            let of_block = step(&self.range(points, first..n.min(first + BLOCK))?)?;
+            match &mut whole {
+                None => whole = Some(of_block),
+                Some(whole) => add(whole, of_block),
+            }
+        }
+        match whole {
+            Some(whole) => Ok(whole),
+            None => step(&self.range(points, 0..0)?),
+        }
     }
 }
 
@@ -316,24 +340,15 @@ impl<B: Backend> Backend for OutOfCore<B> {
     }
 
     fn kmeans_step(&self, points: &Self::Rows, centroids: ArrayView2<'_, f32>) -> Result<KMeansStep, BackendError> {
-        if let Some(resident) = &points.resident {
-            return self.inner.kmeans_step(resident, centroids);
-        }
         same_dim("k-means step", points.host.dim(), centroids.ncols())?;
         some_centroids(centroids)?;
-        let (n, mut whole) = (points.host.len(), None);
-        for first in (0..n).step_by(BLOCK) {
-            let part = self.range(points, first..n.min(first + BLOCK))?;
-            let step = self.inner.kmeans_step(&part, centroids)?;
-            match &mut whole {
-                None => whole = Some(step),
-                Some(whole) => add(whole, step),
-            }
-        }
-        match whole {
-            Some(whole) => Ok(whole),
-            None => self.inner.kmeans_step(&self.range(points, 0..0)?, centroids),
-        }
+        self.step_in_blocks(points, |part| self.inner.kmeans_step(part, centroids))
+    }
+
+    fn kmeans_step_among(&self, points: &Self::Rows, tree: &CentroidTree) -> Result<KMeansStep, BackendError> {
+        same_dim("k-means step", points.host.dim(), tree.centroids().ncols())?;
+        some_centroids(tree.centroids().view())?;
+        self.step_in_blocks(points, |part| self.inner.kmeans_step_among(part, tree))
     }
 
     fn pq_encode(

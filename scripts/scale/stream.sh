@@ -9,7 +9,7 @@
 # build takes more than 1.05 of its budget.
 #
 # KILN is the program, MORE further arguments of `kiln build` (such as "--nlist 4096": by default there are about 2 sqrt(ROWS)
-# lists, and every row is compared with each), TMPDIR where files lie.
+# lists), TMPDIR where files lie.
 set -eu
 budget=$1
 shift

@@ -9,7 +9,7 @@ use kiln_kernels::distance::{Kernels, inverse_norm};
 use kiln_kernels::kmeans::{self, BalancedParams};
 use kiln_kernels::nodes::VectorRecord;
 use kiln_kernels::pq::CodeBits;
-use kiln_kernels::{Backend, Lists, Metric, Progress, Rows, dispatch_rows};
+use kiln_kernels::{Backend, CentroidTree, Lists, Metric, Progress, Rows, dispatch_rows};
 use ndarray::{Array2, ArrayView1, ArrayView2, s};
 use rayon::prelude::*;
 
@@ -51,18 +51,19 @@ pub(crate) fn build_and_write<B: Backend>(
     watch.stage("train", balanced.steps());
     let chosen = sample_rows(rows.len(), params.nlist.saturating_mul(TRAINING_ROWS_PER_LIST), params.seed);
     let training = Arc::new(rows.view().select(&chosen));
-    let centroids = kmeans::balanced(backend, &training, metric, balanced, progress)?;
+    let tree = CentroidTree::new(kmeans::balanced(backend, &training, metric, balanced, progress)?)?;
+    let centroids = tree.centroids();
     drop(training);
 
     watch.stage("assign", 0);
     let resident = backend.upload(Arc::clone(rows), metric)?;
-    let assigned = backend.kmeans_step(&resident, centroids.view())?;
+    let assigned = backend.kmeans_step_among(&resident, &tree)?;
 
     watch.stage("train codes", 0);
     let sample = sample_rows(rows.len(), RESIDUAL_ROWS, params.seed.wrapping_add(1));
     let sample_lists: Vec<u32> = sample.iter().map(|&row| assigned.assignments[row]).collect();
-    let residuals = residuals(rows, &sample, metric, &centroids, |i| sample_lists[i]);
-    let codec = train_codec(backend, residuals.view(), &centroids, params)?;
+    let residuals = residuals(rows, &sample, metric, centroids, |i| sample_lists[i]);
+    let codec = train_codec(backend, residuals.view(), centroids, params)?;
     drop(residuals);
 
     watch.stage("encode", 0);
@@ -73,7 +74,7 @@ pub(crate) fn build_and_write<B: Backend>(
     let own = Members::new(&assigned.assignments, centroids.nrows(), codes(&assigned.assignments)?);
     let spilled = match params.soar && centroids.nrows() > 1 {
         true => {
-            let second = SecondLists::among(backend, &centroids)?.of(rows, metric, &assigned.assignments)?;
+            let second = SecondLists::among(backend, centroids)?.of(rows, metric, &assigned.assignments)?;
             Members::new(&second, centroids.nrows(), codes(&second)?)
         }
         false => Members::none(centroids.nrows()),
@@ -81,12 +82,12 @@ pub(crate) fn build_and_write<B: Backend>(
     let lists = lay_out(&own.counts(), &spilled.counts(), &codec);
 
     watch.stage("write", rows.len() as u64);
-    writer.section(Section::Codec, |sink| sink.write(&encode_codec(&codec, &centroids)))?;
+    writer.section(Section::Codec, |sink| sink.write(&encode_codec(&codec, centroids)))?;
     if centroids.nrows() >= NAVIGATED_LISTS {
-        let graph = Navigation::build(&centroids, metric, params.seed);
+        let graph = Navigation::build(centroids, metric, params.seed);
         writer.section(Section::Nav, |sink| sink.write(&graph.to_bytes()))?;
     }
-    let encoder = Encoder::new(rows, metric, &codec, &centroids, &own, &spilled);
+    let encoder = Encoder::new(rows, metric, &codec, centroids, &own, &spilled);
     writer.section(Section::Lists, |sink| encoder.write(backend, &resident, &lists, sink))?;
     drop(resident);
     let record = VectorRecord { dtype: rows.dtype(), dim: rows.dim(), metric };

@@ -30,6 +30,7 @@ use crate::nodes::{self, NodeBlock, VectorRecord};
 use crate::pq::ProductQuantizer;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
+use crate::tree::CentroidTree;
 use crate::whole::Whole;
 use crate::{dispatch_rows, distance::Kernels};
 
@@ -193,6 +194,12 @@ impl Backend for CpuBackend {
         same_dim("k-means step", points.rows.dim(), centroids.ncols())?;
         some_centroids(centroids)?;
         Ok(quantise::kmeans_step(points, centroids, self.isa))
+    }
+
+    fn kmeans_step_among(&self, points: &CpuRows, tree: &CentroidTree) -> Result<KMeansStep, BackendError> {
+        same_dim("k-means step", points.rows.dim(), tree.centroids().ncols())?;
+        some_centroids(tree.centroids().view())?;
+        Ok(quantise::kmeans_step_among(points, tree, self.isa))
     }
 
     fn pq_encode(

@@ -4,11 +4,12 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::{CpuRows, row, tiles};
-use crate::backend::KMeansStep;
+use crate::backend::{KMeansStep, Lists};
 use crate::dispatch_rows;
 use crate::distance::{Isa, Level};
 use crate::element::Element;
 use crate::pq::{CodeBits, ProductQuantizer};
+use crate::tree::{CentroidTree, TREE_TILE, TreeScratch};
 
 /// Rows of one product.
 const POINT_TILE: usize = crate::kmeans::ROWS_AT_A_TIME;
@@ -20,15 +21,32 @@ const CENTROID_TILE: usize = 1024;
 const NARROW: usize = 16;
 
 pub(super) fn kmeans_step(points: &CpuRows, centroids: ArrayView2<'_, f32>, isa: Isa) -> KMeansStep {
-    dispatch_rows!(points.rows.view(), v => typed_step(points, &v, centroids, isa))
+    dispatch_rows!(points.rows.view(), v => {
+        let nearest = among_all(points, &v, centroids, isa);
+        with_sums(points, &v, centroids.nrows(), nearest)
+    })
 }
 
-fn typed_step<T: Element>(
+pub(super) fn kmeans_step_among(points: &CpuRows, tree: &CentroidTree, isa: Isa) -> KMeansStep {
+    if !tree.is_grouped() {
+        return kmeans_step(points, tree.centroids().view(), isa);
+    }
+    dispatch_rows!(points.rows.view(), v => {
+        let nearest = through_tree(points, &v, tree, isa);
+        with_sums(points, &v, tree.centroids().nrows(), nearest)
+    })
+}
+
+/// Of each point the nearest centroid, and its distance.
+type Assigned = (Vec<u32>, Vec<f32>);
+
+/// Assigns by scoring every centroid.
+fn among_all<T: Element>(
     points: &CpuRows,
     rows: &ArrayView2<'_, T>,
     centroids: ArrayView2<'_, f32>,
     isa: Isa,
-) -> KMeansStep {
+) -> Assigned {
     let (n, dim, nlist) = (rows.nrows(), rows.ncols(), centroids.nrows());
     let flat: Vec<f32> = centroids.iter().copied().collect();
     let scale = |i: usize| points.inverse_norm(i);
@@ -71,23 +89,45 @@ fn typed_step<T: Element>(
             },
         );
     }
+    (assignments, distances)
+}
 
+/// Assigns by scoring the centroids of the groups that lie near.
+fn through_tree<T: Element>(points: &CpuRows, rows: &ArrayView2<'_, T>, tree: &CentroidTree, isa: Isa) -> Assigned {
+    let (n, dim) = (rows.nrows(), rows.ncols());
+    let (mut assignments, mut distances) = (vec![0u32; n], vec![0f32; n]);
+    let tiles = assignments.par_chunks_mut(TREE_TILE).zip(distances.par_chunks_mut(TREE_TILE)).enumerate();
+    tiles.for_each_init(
+        || (Vec::new(), TreeScratch::default()),
+        |(tile, scratch), (block, (assignments, distances))| {
+            tiles::widen(rows, block * TREE_TILE, assignments.len(), |i| points.inverse_norm(i), tile);
+            tree.nearest(tile, isa, scratch);
+            let to = assignments.iter_mut().zip(distances.iter_mut());
+            for ((to, &(score, number)), x) in to.zip(&scratch.nearest).zip(tile.chunks_exact(dim)) {
+                (*to.0, *to.1) = (number, (score + squares(x)).max(0.0));
+            }
+        },
+    );
+    (assignments, distances)
+}
+
+/// The sums of the points of each of `nlist` centroids.
+fn with_sums<T: Element>(points: &CpuRows, rows: &ArrayView2<'_, T>, nlist: usize, nearest: Assigned) -> KMeansStep {
+    let (assignments, distances) = nearest;
+    let dim = rows.ncols();
     // Points grouped by centroid, in row order: every sum has one order, whatever the threads.
-    let mut members: Vec<Vec<u32>> = vec![Vec::new(); nlist];
-    for (i, &c) in assignments.iter().enumerate() {
-        members[c as usize].push(i as u32);
-    }
+    let members = Lists::grouped(&assignments, nlist);
     let mut sums = Array2::<f64>::zeros((nlist, dim));
     let flat_sums = sums.as_slice_mut().expect("a fresh matrix is contiguous");
-    flat_sums.par_chunks_mut(dim).zip(&members).for_each(|(sum, members)| {
-        for &i in members {
-            let factor = scale(i as usize);
+    flat_sums.par_chunks_mut(dim).enumerate().for_each(|(list, sum)| {
+        for &i in members.get(list) {
+            let factor = points.inverse_norm(i as usize);
             for (sum, x) in sum.iter_mut().zip(row(rows, i as usize)) {
                 *sum += f64::from(x.to_f32() * factor);
             }
         }
     });
-    let counts = members.iter().map(|m| m.len() as u64).collect();
+    let counts = members.iter().map(|members| members.len() as u64).collect();
     KMeansStep { assignments, distances, sums, counts }
 }
 

@@ -24,6 +24,7 @@ use crate::progress::Progress;
 use crate::reverse::Pruned;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
+use crate::tree::CentroidTree;
 use crate::whole::Whole;
 
 pub use choose::{Choice, Chosen, NoDevice, Wanted, open};
@@ -60,6 +61,7 @@ trait Device: Send + Sync {
         params: PruneParams,
     ) -> Result<Lists<u32>, BackendError>;
     fn kmeans_step(&self, points: &Resident, centroids: ArrayView2<'_, f32>) -> Result<KMeansStep, BackendError>;
+    fn kmeans_step_among(&self, points: &Resident, tree: &CentroidTree) -> Result<KMeansStep, BackendError>;
     fn pq_encode(
         &self,
         rows: &Resident,
@@ -163,6 +165,10 @@ where
 
     fn kmeans_step(&self, points: &Resident, centroids: ArrayView2<'_, f32>) -> Result<KMeansStep, BackendError> {
         Backend::kmeans_step(self, own::<B>(points), centroids)
+    }
+
+    fn kmeans_step_among(&self, points: &Resident, tree: &CentroidTree) -> Result<KMeansStep, BackendError> {
+        Backend::kmeans_step_among(self, own::<B>(points), tree)
     }
 
     fn pq_encode(
@@ -391,6 +397,10 @@ impl Backend for Devices {
 
     fn kmeans_step(&self, points: &DeviceRows, centroids: ArrayView2<'_, f32>) -> Result<KMeansStep, BackendError> {
         self.run(|device, at| device.kmeans_step(points.on(device, at)?, centroids))
+    }
+
+    fn kmeans_step_among(&self, points: &DeviceRows, tree: &CentroidTree) -> Result<KMeansStep, BackendError> {
+        self.run(|device, at| device.kmeans_step_among(points.on(device, at)?, tree))
     }
 
     fn pq_encode(

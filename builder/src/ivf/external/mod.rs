@@ -82,7 +82,7 @@ pub(crate) fn build_and_write<B: Backend>(
         Ok((trained, build.spilled()?))
     })?;
     write::write(build, &trained, &spilled, writer, watch)?;
-    Ok(Done { nlist: trained.centroids.nrows(), resumed, units: build.store.made() + resumed })
+    Ok(Done { nlist: trained.tree.centroids().nrows(), resumed, units: build.store.made() + resumed })
 }
 
 impl<B> Build<'_, B> {
@@ -113,7 +113,7 @@ impl<B> Build<'_, B> {
                 format!("{} lists, seed {}", p.nlist, p.seed),
             ],
         );
-        let train = Key::new("ivf train 1", Some(&sample), &[]);
+        let train = Key::new("ivf train 2", Some(&sample), &[]);
         let codec = Key::new("ivf codec 1", Some(&train), &[format!("{} {} {:?} opq {}", p.codec, p.m, p.bits, p.opq)]);
         let units = format!("soar {}, units of {} rows", p.soar, self.plan.unit_rows);
         let pass = Key::new("ivf pass 1", Some(&codec), &[units]);

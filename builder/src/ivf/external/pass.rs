@@ -45,8 +45,8 @@ impl<B: Backend> Build<'_, B> {
             return Ok(());
         }
         watch.stage("encode", self.n());
-        let soar = self.params.soar && trained.centroids.nrows() > 1;
-        let second = soar.then(|| SecondLists::among(self.backend, &trained.centroids)).transpose()?;
+        let soar = self.params.soar && trained.tree.centroids().nrows() > 1;
+        let second = soar.then(|| SecondLists::among(self.backend, trained.tree.centroids())).transpose()?;
         work.each_missing(STAGE, &keys.pass, 0..units, |unit| self.pass_unit(unit, keys, trained, second.as_ref()))
     }
 
@@ -73,7 +73,7 @@ impl<B: Backend> Build<'_, B> {
                 zeros += kiln_datasets::zero_rows(&block);
             }
             let resident = self.backend.upload(Arc::clone(&block), self.metric)?;
-            let lists = self.backend.kmeans_step(&resident, trained.centroids.view())?.assignments;
+            let lists = self.backend.kmeans_step_among(&resident, &trained.tree)?.assignments;
             if let Some(second) = second {
                 let lists = second.of(&block, self.metric, &lists)?;
                 self.add(&resident, block.len(), trained, lists, &mut spilled)?;
@@ -82,7 +82,7 @@ impl<B: Backend> Build<'_, B> {
             vectors.extend_from_slice(block.as_bytes());
             self.progress.advance(block.len() as u64);
         }
-        let nlist = trained.centroids.nrows();
+        let nlist = trained.tree.centroids().nrows();
         let mut writer = self.store.begin(unit)?;
         let order = Lists::grouped(&own.lists, nlist);
         write_counts(&mut writer, &order)?;
@@ -114,7 +114,7 @@ impl<B: Backend> Build<'_, B> {
         lists: Vec<u32>,
         to: &mut Assigned,
     ) -> Result<(), BuilderError> {
-        let residual_to = (trained.centroids.view(), &lists[..]);
+        let residual_to = (trained.tree.centroids().view(), &lists[..]);
         let codes = match &trained.codec {
             Codec::Pq(_) | Codec::Pq4(_) => {
                 let pq = trained.codec.product().expect("these are product codes");

@@ -4,7 +4,8 @@ use kiln_kernels::codec::CodecKind;
 use kiln_kernels::codec::fastscan::BLOCK;
 use kiln_kernels::kmeans::ROWS_AT_A_TIME;
 use kiln_kernels::nodes::VectorRecord;
-use kiln_kernels::{DType, Metric};
+use kiln_kernels::tree::TREE_TILE;
+use kiln_kernels::{CentroidTree, DType, Metric};
 
 use crate::error::BuilderError;
 use crate::file::PAGE;
@@ -180,8 +181,9 @@ impl Shape<'_> {
     /// and products for every thread.
     fn fixed(&self) -> u64 {
         let (centroids, threads) = (self.nlist() * self.dim as u64, rayon::current_num_threads() as u64);
-        let a_thread = 4 * (ROWS_AT_A_TIME * self.dim) as u64 + A_THREAD;
-        PROGRAM_BYTES + centroids * (3 * 4 + 8) + 64 * self.nlist() + threads * a_thread
+        let a_thread = 4 * (TREE_TILE * self.dim) as u64 + A_THREAD;
+        let tree = CentroidTree::bytes(self.nlist() as usize, self.dim);
+        PROGRAM_BYTES + tree + centroids * (2 * 4 + 8) + 64 * self.nlist() + threads * a_thread
     }
 
     /// Numbers of the sample: its drawing may list all rows, if they are not many more than the sample.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kiln_datasets::gather_rows;
 use kiln_kernels::codec::Codec;
 use kiln_kernels::kmeans::{Balanced, ROWS_AT_A_TIME};
-use kiln_kernels::{Backend, Rows};
+use kiln_kernels::{Backend, CentroidTree, Rows};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +30,8 @@ const GATHERED: usize = 1 << 14;
 
 /// What the rows are assigned and coded by.
 pub(super) struct Trained {
-    /// `(nlist, dim)`.
-    pub centroids: Array2<f32>,
+    /// Centroids `(nlist, dim)`, and how rows find theirs.
+    pub tree: CentroidTree,
     pub codec: Codec,
 }
 
@@ -45,9 +45,9 @@ struct Progressed {
 impl<B: Backend> Build<'_, B> {
     /// Centroids and quantiser, trained as far as that is not done.
     pub(super) fn trained(&self, keys: &Keys, watch: &mut Stopwatch<'_>) -> Result<Trained, BuilderError> {
-        let centroids = self.centroids(keys, watch)?;
-        let codec = self.codec(keys, &centroids, watch)?;
-        Ok(Trained { centroids, codec })
+        let tree = CentroidTree::new(self.centroids(keys, watch)?)?;
+        let codec = self.codec(keys, &tree, watch)?;
+        Ok(Trained { tree, codec })
     }
 
     /// The rows that the codes are trained on.
@@ -145,7 +145,7 @@ impl<B: Backend> Build<'_, B> {
         Ok(Balanced { centroids, iterations, drawn })
     }
 
-    fn codec(&self, keys: &Keys, centroids: &Array2<f32>, watch: &mut Stopwatch<'_>) -> Result<Codec, BuilderError> {
+    fn codec(&self, keys: &Keys, tree: &CentroidTree, watch: &mut Stopwatch<'_>) -> Result<Codec, BuilderError> {
         if self.store.has(CODEC, &keys.codec) {
             let bytes = self.store.read(&self.store.open_unit(CODEC)?, 0)?;
             let codec = Codec::from_bytes(self.params.codec, &bytes, self.source.dim());
@@ -157,7 +157,7 @@ impl<B: Backend> Build<'_, B> {
         if chosen.len() != sample.len() {
             return Err(self.store.spoiled(SAMPLE));
         }
-        let lists = self.assigned(&sample, &chosen, centroids)?;
+        let (lists, centroids) = (self.assigned(&sample, &chosen, tree)?, tree.centroids());
         let all: Vec<usize> = (0..sample.len()).collect();
         let residuals = residuals(&sample, &all, self.metric, centroids, |i| lists[i]);
         drop(sample);
@@ -173,10 +173,10 @@ impl<B: Backend> Build<'_, B> {
 
     /// The lists of the rows `chosen` (ascending), which are `sample`, as assigning all rows at once would give them: in whole
     /// tiles, and rows of the last tile in that.
-    fn assigned(&self, sample: &Rows, chosen: &[usize], centroids: &Array2<f32>) -> Result<Vec<u32>, BuilderError> {
+    fn assigned(&self, sample: &Rows, chosen: &[usize], tree: &CentroidTree) -> Result<Vec<u32>, BuilderError> {
         let step = |rows: Rows| -> Result<Vec<u32>, BuilderError> {
             let resident = self.backend.upload(Arc::new(rows), self.metric)?;
-            Ok(self.backend.kmeans_step(&resident, centroids.view())?.assignments)
+            Ok(self.backend.kmeans_step_among(&resident, tree)?.assignments)
         };
         let tail_starts = self.n() as usize / ROWS_AT_A_TIME * ROWS_AT_A_TIME;
         let whole = chosen.partition_point(|&row| row < tail_starts);

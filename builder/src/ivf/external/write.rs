@@ -50,7 +50,7 @@ pub(super) fn write<B: Backend>(
         );
         build.store.disown(pass::STAGE)?;
     }
-    let Trained { centroids, codec } = trained;
+    let (centroids, codec) = (trained.tree.centroids(), &trained.codec);
     writer.section(Section::Codec, |sink| sink.write(&encode_codec(codec, centroids)))?;
     if centroids.nrows() >= NAVIGATED_LISTS {
         let graph = Navigation::build(centroids, build.metric, build.params.seed);
@@ -189,7 +189,7 @@ impl<B: Backend> Lists<'_, '_, B> {
 
     /// Bytes of a list, or of whole blocks of one, but for the positions of its spilled rows.
     fn encode(&self, list: usize, codes: &[u8]) -> Vec<u8> {
-        let Trained { centroids, codec } = self.trained;
+        let (centroids, codec) = (self.trained.tree.centroids(), &self.trained.codec);
         let centroid = centroids.row(list).to_vec();
         let mut bytes = Vec::new();
         let residuals = match codec {
