@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use kiln_builder::shards::{Adopted, AppendRequest, Appended, adopt, append, set_defaults};
 use serde_json::json;
 
+use super::budget::MemoryArgs;
 use super::build::{ParamArgs, describe, document};
 use super::device::DeviceArgs;
 use super::{IndexArg, MetricArg, UsageError, metric_of, open_dataset, print, thousands, with_threads, write_json};
@@ -15,6 +16,7 @@ Examples:
   kiln append photos.kset --dataset january.fbin --metric l2 --index vamana   the first shard makes the set
   kiln append photos.kset --dataset february.fbin                             built as the last shard was
   kiln append photos.kset --shard march.kiln                                  an index that is built already
+  kiln append photos.kset --dataset april.fbin --memory-budget 16GiB          rows that memory does not hold
   kiln serve photos.kset
 
 A shard set is a folder of index files over disjoint rows, which search, serve and inspect take where they take an index
@@ -25,7 +27,7 @@ The first shard decides the kind of index, the metric and the type of the rows. 
 of the shard before them, unless they are given: of inverted lists as many as suit the rows. An index file given with --shard
 is linked into the folder, or copied where the filesystem has no links, and stays where it is too.
 
-Interrupted, the set is as it was before. A server goes on with what it has, until it is told to swap.";
+Interrupted, the set is as it was before; with --memory-budget the same command then goes on from what is finished. A server goes on with what it has, until it is told to swap.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -37,7 +39,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE|NAME", required_unless_present = "shard")]
     dataset: Option<String>,
     /// Add this index file as it is
-    #[arg(long, value_name = "X.kiln", conflicts_with_all = ["dataset", "index", "metric", "keep_dtype", "device"])]
+    #[arg(
+        long,
+        value_name = "X.kiln",
+        conflicts_with_all = ["dataset", "index", "metric", "keep_dtype", "device", "memory_budget"]
+    )]
     shard: Option<PathBuf>,
     /// The kind of index; required for the first shard
     #[arg(long, value_enum)]
@@ -55,6 +61,8 @@ pub struct Args {
     threads: Option<usize>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    budget: MemoryArgs,
     /// Write what was done, as JSON, to this file (- for standard output)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -108,18 +116,22 @@ fn build(args: &Args, dataset: &str) -> anyhow::Result<Appended> {
         }
     };
     tracing::info!("{}, metric {metric}", describe(&params));
-    let request = AppendRequest {
-        set: &args.set,
-        source,
-        dataset_name: dataset.name.clone(),
-        dataset_fingerprint: dataset.fingerprint.clone(),
-        metric,
-        params,
-        keep_dtype: args.keep_dtype,
-    };
     let progress = TerminalProgress::new();
-    with_threads(args.threads, || -> anyhow::Result<Appended> {
-        Ok(append(&args.device.open()?, &request, &progress)?)
+    with_threads(args.threads, || {
+        let device = args.device.open()?;
+        args.budget.keep(|within| {
+            let request = AppendRequest {
+                set: &args.set,
+                source,
+                dataset_name: dataset.name.clone(),
+                dataset_fingerprint: dataset.fingerprint.clone(),
+                metric,
+                params,
+                keep_dtype: args.keep_dtype,
+                within,
+            };
+            Ok(append(&device, &request, &progress)?)
+        })
     })?
 }
 

@@ -19,7 +19,7 @@ pub const STOPPED: i32 = 130;
 
 /// A budget to keep to.
 #[derive(Debug, Clone, clap::Args)]
-pub struct BudgetArgs {
+pub struct MemoryArgs {
     /// Build within so much memory, such as 16GiB: rows, and what is made of them, lie on the drive. What is finished is
     /// kept, and the same command goes on from there. Graphs: only those of --method partition
     #[arg(long, value_name = "SIZE", value_parser = super::parse_bytes, help_heading = "Budget")]
@@ -27,54 +27,66 @@ pub struct BudgetArgs {
     /// Folder for the working files [default: that of the output]
     #[arg(long, value_name = "DIR", requires = "memory_budget", help_heading = "Budget")]
     temp: Option<PathBuf>,
-    /// Refuse to begin where the working files would take more than this, such as 500GB
-    #[arg(long, value_name = "SIZE", value_parser = super::parse_bytes, requires = "memory_budget", help_heading = "Budget")]
-    temp_budget: Option<u64>,
     /// Begin anew, whatever an earlier run has finished
     #[arg(long, requires = "memory_budget", help_heading = "Budget")]
     restart: bool,
+}
+
+/// A budget to keep to, and what is asked of it before a build begins.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BudgetArgs {
+    #[command(flatten)]
+    memory: MemoryArgs,
+    /// Refuse to begin where the working files would take more than this, such as 500GB
+    #[arg(long, value_name = "SIZE", value_parser = super::parse_bytes, requires = "memory_budget", help_heading = "Budget")]
+    temp_budget: Option<u64>,
     /// Say what the build would take, and do not build
     #[arg(long, requires = "memory_budget", help_heading = "Budget")]
     dry_run: bool,
 }
 
-impl BudgetArgs {
-    /// The budget, where one was given.
-    pub fn memory(&self) -> Option<u64> {
-        self.memory_budget
+impl MemoryArgs {
+    /// Does `work` within the budget, where one was given. The first signal asks for an end after the unit at hand, the
+    /// second ends the process where it is.
+    pub fn keep<T>(&self, work: impl FnOnce(Option<WithinBudget<'_>>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let Some(memory) = self.memory_budget else { return work(None) };
+        let asked = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            flag::register_conditional_shutdown(signal, STOPPED, Arc::clone(&asked)).context("cannot watch signals")?;
+            flag::register(signal, Arc::clone(&asked)).context("cannot watch signals")?;
+        }
+        let stop = || asked.load(Ordering::Relaxed);
+        work(Some(WithinBudget { memory, temp: self.temp.as_deref(), restart: self.restart, stop: &stop }))
     }
+}
 
-    /// Builds within `memory`, or says what that would take: then there is no report.
+/// Says what an error leaves of a build of `out`.
+pub fn tell_what_is_kept(error: &BuilderError, within: &WithinBudget<'_>, out: &Path) {
+    let folder = within.folder(out);
+    if !matches!(error, BuilderError::Interrupted { .. }) && folder.join("manifest.json").exists() {
+        tracing::warn!("{}: keeps what is finished; the same command goes on from there", folder.display());
+    }
+}
+
+impl BudgetArgs {
+    /// Builds within the budget, where one was given, or says what that would take: then there is no report.
     pub fn build<B: Backend>(
         &self,
-        memory: u64,
         backend: &B,
         request: &BuildRequest<'_>,
         progress: &dyn Progress,
     ) -> anyhow::Result<Option<BuildReport>> {
-        let asked = Arc::new(AtomicBool::new(false));
-        let stop = || asked.load(Ordering::Relaxed);
-        let within = WithinBudget { memory, temp: self.temp.as_deref(), restart: self.restart, stop: &stop };
-        let folder = within.folder(request.out);
-        let plan = plan_within(request, &within)?;
-        self.refuse_too_much(&plan, &folder)?;
-        if self.dry_run {
-            return self.tell(&plan.calibrated(backend, request)?).map(|()| None);
-        }
-        for signal in [SIGINT, SIGTERM] {
-            // The first asks for an end after the unit at hand, the second ends the process where it is.
-            flag::register_conditional_shutdown(signal, STOPPED, Arc::clone(&asked)).context("cannot watch signals")?;
-            flag::register(signal, Arc::clone(&asked)).context("cannot watch signals")?;
-        }
-        match build_within(backend, request, &within, progress) {
-            Ok(report) => Ok(Some(report)),
-            Err(error) => {
-                if !matches!(error, BuilderError::Interrupted { .. }) && folder.join("manifest.json").exists() {
-                    tracing::warn!("{}: keeps what is finished; the same command goes on from there", folder.display());
-                }
-                Err(error.into())
+        self.memory.keep(|within| {
+            let Some(within) = within else { return Ok(Some(kiln_builder::build(backend, request, progress)?)) };
+            let plan = plan_within(request, &within)?;
+            self.refuse_too_much(&plan, &within.folder(request.out))?;
+            if self.dry_run {
+                return self.tell(&plan.calibrated(backend, request)?).map(|()| None);
             }
-        }
+            let built = build_within(backend, request, &within, progress);
+            let report = built.inspect_err(|error| tell_what_is_kept(error, &within, request.out))?;
+            Ok(Some(report))
+        })
     }
 
     /// Refuses working files beyond the budget for them, or beyond what the drive has.

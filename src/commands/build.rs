@@ -258,10 +258,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let progress = TerminalProgress::new();
     let report = with_threads(args.threads, || -> anyhow::Result<Option<BuildReport>> {
         let device = args.device.open()?;
-        match args.budget.memory() {
-            Some(memory) => args.budget.build(memory, &device, &request, &progress),
-            None => Ok(Some(kiln_builder::build(&device, &request, &progress)?)),
-        }
+        args.budget.build(&device, &request, &progress)
     })??;
     drop(progress);
     let Some(report) = report else { return Ok(()) };

@@ -6,6 +6,7 @@ use kiln_builder::shards::{Compacted, Deletions, compact};
 use kiln_datasets::open_ids;
 use serde_json::{Value, json};
 
+use super::budget::MemoryArgs;
 use super::build::document;
 use super::device::DeviceArgs;
 use super::{print, thousands, with_threads, write_json};
@@ -15,12 +16,13 @@ const EXAMPLES: &str = "\
 Examples:
   kiln compact photos.kset
   kiln compact photos.kset --delete ids.npy
+  kiln compact photos.kset --memory-budget 16GiB
 
 All rows of the set are built into one index, with the parameters of its last shard; of inverted lists as many as suit the
 rows. The index is what building the same rows at once would give. Rows keep their ids, and those of deleted rows are never
 given out again. An id that no row ever had is an error; one of a row that was deleted before is not.
 
-Interrupted, the set is as it was before. A server goes on with the shards that it has open, until it is told to swap.";
+Interrupted, the set is as it was before; with --memory-budget the same command then goes on from what is finished. A server goes on with the shards that it has open, until it is told to swap.";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -36,6 +38,8 @@ pub struct Args {
     threads: Option<usize>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    budget: MemoryArgs,
     /// Write what was done, as JSON, to this file (- for standard output)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -46,7 +50,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let deletions = args.delete.as_deref().zip(ids).map(|(path, ids)| Deletions { path, ids });
     let progress = TerminalProgress::new();
     let done = with_threads(args.threads, || -> anyhow::Result<Compacted> {
-        Ok(compact(&args.device.open()?, &args.set, deletions.as_ref(), &progress)?)
+        let device = args.device.open()?;
+        args.budget.keep(|within| Ok(compact(&device, &args.set, deletions.as_ref(), within.as_ref(), &progress)?))
     })??;
     drop(progress);
     let Compacted { shards, rows, deleted, gone_before, report } = done;

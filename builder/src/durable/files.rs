@@ -3,8 +3,8 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 
 use crate::error::BuilderError;
 
@@ -136,20 +136,37 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Creates the folder where there is none, and takes its lock.
+    /// The file that is locked.
+    pub(crate) const NAME: &str = "lock";
+
+    /// Creates the working folder of a build where there is none, and takes its lock.
     pub(crate) fn take(folder: &Path) -> Result<Self, BuilderError> {
         std::fs::create_dir_all(folder).map_err(BuilderError::io(folder, "create"))?;
-        let path: PathBuf = folder.join("lock");
+        Self::of(folder, "another build is at work here; wait until it ends, or stop it, or give another --out")
+    }
+
+    /// Takes the lock of a folder; `busy` is what somebody hears who comes second.
+    pub(crate) fn of(folder: &Path, busy: &str) -> Result<Self, BuilderError> {
+        let path = folder.join(Self::NAME);
         let open = File::options().create(true).truncate(false).write(true).open(&path);
         let file = open.map_err(BuilderError::io(&path, "create"))?;
+        let busy = || Err(BuilderError::Mismatch(format!("{}: {busy}", folder.display())));
         match file.try_lock() {
+            // Between the two calls whoever had the lock may have removed the file, and another made a new one.
+            Ok(()) if !is_at(&file, &path) => busy(),
             Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(BuilderError::Mismatch(format!(
-                "{}: another build is at work here; wait until it ends, or stop it, or give another --out",
-                folder.display()
-            ))),
+            Err(TryLockError::WouldBlock) => busy(),
             Err(TryLockError::Error(error)) => Err(BuilderError::io(&path, "lock")(error)),
         }
+    }
+}
+
+/// Whether an open file is the one at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(own), Ok(there)) => place(own) == place(there),
+        _ => false,
     }
 }
 

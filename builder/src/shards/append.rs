@@ -13,7 +13,7 @@ use super::rows_file::{RowIds, RowsFile, checksum};
 use super::search::{disagreement, open_file};
 use super::vectors::Vectors;
 use super::{SET_MANIFEST, is_set};
-use crate::build::{BuildReport, BuildRequest, build};
+use crate::build::{BuildReport, BuildRequest, WithinBudget, build, build_within};
 use crate::error::BuilderError;
 use crate::file::inspect::{inspect, verify};
 use crate::meta::Meta;
@@ -50,6 +50,8 @@ pub struct AppendRequest<'a> {
     /// Of the first shard: store f32 rows as f32 even where a smaller type holds every value exactly. Those that follow
     /// are stored as the first.
     pub keep_dtype: bool,
+    /// The budget to keep to, and how an earlier call is gone on with; without, all rows are held in memory.
+    pub within: Option<WithinBudget<'a>>,
 }
 
 /// What a set has become.
@@ -118,10 +120,11 @@ pub(super) fn params_of_last(folder: &Path, set: &Manifest, n: u64) -> Result<In
     Ok(params)
 }
 
-/// Builds one more shard. Whatever happens before it is whole leaves the set as it was.
+/// Builds one more shard. Whatever happens before it is whole leaves the set as it was, but for the units of work that a build
+/// within a budget has finished: the same call goes on from there.
 ///
 /// # Errors
-/// Rows that do not fit the set, another change under way, or what [`build`] refuses.
+/// Rows that do not fit the set, another change under way, or what [`build`] and [`build_within`] refuse.
 pub fn append<B: Backend>(
     backend: &B,
     request: &AppendRequest<'_>,
@@ -151,13 +154,26 @@ pub fn append<B: Backend>(
             keep_dtype: request.keep_dtype || set.is_some(),
             out: &path,
         };
-        let report = build(backend, &build_request, progress)?;
+        let report = build_shard(backend, &build_request, request.within.as_ref(), progress)?;
         let rows = report.n;
         let (set, entry) = with_shard(&change, set.clone(), number, |first| RowIds::From { first, rows })?;
         change.replace(&set)?;
         Ok(Appended { path: path.clone(), shards: set.shards.len(), first_id: entry.first_id, rows, report })
     };
     kept_or_removed(&change, number, added())
+}
+
+/// Builds the index file of a shard, within a budget where there is one.
+pub(super) fn build_shard<B: Backend>(
+    backend: &B,
+    request: &BuildRequest<'_>,
+    within: Option<&WithinBudget<'_>>,
+    progress: &dyn Progress,
+) -> Result<BuildReport, BuilderError> {
+    match within {
+        Some(within) => build_within(backend, request, within, progress),
+        None => build(backend, request, progress),
+    }
 }
 
 /// Makes the index file at `index` one more shard: linked where the filesystem allows, else copied.

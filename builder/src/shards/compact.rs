@@ -4,13 +4,13 @@ use std::path::Path;
 
 use kiln_kernels::{Backend, Progress};
 
-use super::append::{kept_or_removed, params_of_last, with_shard};
+use super::append::{build_shard, kept_or_removed, params_of_last, with_shard};
 use super::folder::Change;
 use super::manifest::{Manifest, ShardEntry, index_name};
 use super::rows_file::{RowIds, RowsFile};
 use super::search::{joined_fingerprint, joined_names, open_file};
 use super::vectors::{Gathered, Vectors};
-use crate::build::{BuildReport, BuildRequest, build};
+use crate::build::{BuildReport, BuildRequest, WithinBudget};
 use crate::error::BuilderError;
 use crate::meta::Meta;
 
@@ -21,6 +21,9 @@ pub struct Deletions<'a> {
     /// Ids of the set, in any order; repeats count once.
     pub ids: Vec<u64>,
 }
+
+/// Bytes that are held of every row: its id and its place.
+const HELD: u64 = 12;
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,13 +44,17 @@ pub struct Compacted {
 /// puts it in the place of the shards. Its vectors, graph and lists are those that building the same rows, in the
 /// order of their ids, would give. Rows keep their ids.
 ///
+/// Within a budget it holds 12 bytes a row and no vectors beside what the build does, and the same call goes on from what an
+/// earlier one finished.
+///
 /// # Errors
 /// Ids that no row ever had, deletions that leave nothing, shards that cannot be read, another change under way, or
-/// what [`build`] refuses. The set is then as it was.
+/// what [`build`](crate::build) and [`build_within`](crate::build_within) refuse. The set is then as it was.
 pub fn compact<B: Backend>(
     backend: &B,
     folder: &Path,
     deletions: Option<&Deletions<'_>>,
+    within: Option<&WithinBudget<'_>>,
     progress: &dyn Progress,
 ) -> Result<Compacted, BuilderError> {
     let (change, set) = Change::of_set(folder)?;
@@ -72,6 +79,7 @@ pub fn compact<B: Backend>(
     let survivors = Survivors::of(folder, &set, old, &gone)?;
     let number = set.next_shard;
     let path = change.folder().join(index_name(number));
+    let within = within.map(|within| survivors.beside(within)).transpose()?;
     let merged = || {
         let request = BuildRequest {
             source: &survivors.rows,
@@ -82,7 +90,7 @@ pub fn compact<B: Backend>(
             keep_dtype: true,
             out: &path,
         };
-        let report = build(backend, &request, progress)?;
+        let report = build_shard(backend, &request, within.as_ref(), progress)?;
         let empty = Manifest { shards: Vec::new(), ..set.clone() };
         let (merged, _) = with_shard(&change, Some(empty), number, |_| RowIds::of(survivors.ids))?;
         change.replace(&merged)?;
@@ -130,6 +138,21 @@ struct Survivors {
 }
 
 impl Survivors {
+    /// The budget less what these take.
+    fn beside<'a>(&self, within: &WithinBudget<'a>) -> Result<WithinBudget<'a>, BuilderError> {
+        let held = self.ids.len() as u64 * HELD;
+        let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+        let memory = within.memory.checked_sub(held).ok_or_else(|| {
+            BuilderError::Budget(format!(
+                "--memory-budget {} MiB: merging {} rows holds {} MiB of ids and places beside the build; give more",
+                mebibytes(within.memory),
+                self.ids.len(),
+                mebibytes(held)
+            ))
+        })?;
+        Ok(WithinBudget { memory, ..*within })
+    }
+
     /// All rows of the set but those whose ids are in `gone`, which ascends.
     fn of(folder: &Path, set: &Manifest, old: Vec<RowIds>, gone: &[u64]) -> Result<Self, BuilderError> {
         let mut rows = Gathered::new(folder, set.dtype, set.dim);

@@ -1,15 +1,14 @@
 //! The folder of a set: its lock, and replacing `set.json` so that a crash leaves the old set or the new.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::SET_MANIFEST;
 use super::manifest::{Manifest, identity};
+use crate::durable::Lock;
 use crate::error::BuilderError;
 
-const LOCK: &str = "lock";
 const PARTIAL: &str = "set.json.partial";
 
 /// A set as it was read.
@@ -40,7 +39,7 @@ pub(super) fn read(folder: &Path) -> Result<ReadSet, BuilderError> {
 /// The right to change a set; ends with the value, or with the process, however that ends.
 pub(super) struct Change {
     folder: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Change {
@@ -79,27 +78,13 @@ impl Change {
             change.remove_strays(&manifest)?;
             return Ok((change, Some(manifest)));
         }
-        change.remove_shards(|_| true)?;
+        change.remove_shards(|number, working| !working || number != 1)?;
         Ok((change, None))
     }
 
     fn lock(folder: &Path) -> Result<Self, BuilderError> {
-        let path = folder.join(LOCK);
-        let open = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = open.map_err(BuilderError::io(&path, "create"))?;
-        let busy = || {
-            let folder = folder.display();
-            Err(BuilderError::Mismatch(format!(
-                "{folder}: another append or compact is at work here; wait until it ends, and try again"
-            )))
-        };
-        match file.try_lock() {
-            // Between the two calls a first append that failed may have removed the file, and another made a new one.
-            Ok(()) if !is_at(&file, &path) => busy(),
-            Ok(()) => Ok(Self { folder: folder.to_path_buf(), _lock: file }),
-            Err(TryLockError::WouldBlock) => busy(),
-            Err(TryLockError::Error(error)) => Err(BuilderError::io(&path, "lock")(error)),
-        }
+        let lock = Lock::of(folder, "another append or compact is at work here; wait until it ends, and try again")?;
+        Ok(Self { folder: folder.to_path_buf(), _lock: lock })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -129,47 +114,44 @@ impl Change {
         self.sync()
     }
 
-    /// Removes all files of one shard that the set does not name.
+    /// Removes all files of one shard that the set does not name; what a build of it has finished stays.
     pub(super) fn remove_shard(&self, number: u32) -> Result<(), BuilderError> {
-        self.remove_shards(|other| other == number)
+        self.remove_shards(|other, working| other == number && !working)
     }
 
     /// Removes the folder of a set that did not come about, where nothing else is in it.
     pub(super) fn abandon(&self) {
-        if names(&self.folder).is_ok_and(|names| names == [LOCK]) {
+        if names(&self.folder).is_ok_and(|names| names == [Lock::NAME]) {
             // An empty folder is no harm: the error that led here is what the user should see.
-            let _ = std::fs::remove_file(self.folder.join(LOCK));
+            let _ = std::fs::remove_file(self.folder.join(Lock::NAME));
             let _ = std::fs::remove_dir(&self.folder);
         }
     }
 
-    /// Removes shards that a crash left behind.
+    /// Removes shards that a crash left behind, and working folders of builds that nobody goes on with: the next shard's stays.
     fn remove_strays(&self, manifest: &Manifest) -> Result<(), BuilderError> {
-        self.remove_shards(|number| manifest.shards.iter().all(|shard| shard.number != number))
+        self.remove_shards(|number, working| match working {
+            true => number != manifest.next_shard,
+            false => manifest.shards.iter().all(|shard| shard.number != number),
+        })
     }
 
-    fn remove_shards(&self, gone: impl Fn(u32) -> bool) -> Result<(), BuilderError> {
+    /// Removes what belongs to shards by their number, and by whether it is the working folder of a build.
+    fn remove_shards(&self, gone: impl Fn(u32, bool) -> bool) -> Result<(), BuilderError> {
         for name in names(&self.folder)? {
-            let stray = shard_number(&name).is_some_and(&gone);
+            let working = name.ends_with(".work");
+            let stray = shard_number(&name).is_some_and(|number| gone(number, working));
             if stray || name == PARTIAL {
                 let path = self.folder.join(&name);
-                std::fs::remove_file(&path).map_err(BuilderError::io(&path, "remove"))?;
+                let removed = if working { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+                removed.map_err(BuilderError::io(&path, "remove"))?;
             }
         }
         Ok(())
     }
 }
 
-/// Whether an open file is the one at `path`.
-fn is_at(file: &File, path: &Path) -> bool {
-    let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    match (file.metadata(), std::fs::metadata(path)) {
-        (Ok(own), Ok(there)) => place(own) == place(there),
-        _ => false,
-    }
-}
-
-/// The shard whose file this is: `shard-00007.kiln`, `shard-00007.rows.partial`.
+/// The shard whose file this is: `shard-00007.kiln`, `shard-00007.rows.partial`, `shard-00007.kiln.work`.
 fn shard_number(name: &str) -> Option<u32> {
     let digits = name.strip_prefix("shard-")?.split_once('.')?.0;
     let plain = digits.len() >= 5 && digits.bytes().all(|digit| digit.is_ascii_digit());
@@ -192,7 +174,7 @@ fn refuse_others(folder: &Path) -> Result<(), BuilderError> {
     }
     // The rows file is the last that a shard gets: one without a set is of a set that lost its manifest, or nearly had it.
     let is_whole = |name: &str| shard_number(name).is_some() && name.ends_with(".rows");
-    let own = |name: &str| name == LOCK || name == PARTIAL || shard_number(name).is_some();
+    let own = |name: &str| name == Lock::NAME || name == PARTIAL || shard_number(name).is_some();
     match names(folder)?.iter().find(|name| !own(name) || is_whole(name)) {
         Some(shard) if is_whole(shard) => Err(BuilderError::Damaged {
             path: folder.to_path_buf(),
@@ -261,16 +243,16 @@ mod tests {
         let place = tempfile::tempdir().expect("temporary folder");
         let folder = place.path().join("x.kset");
         let (change, _) = Change::of_set_or_new(&folder).expect("made");
-        let lock = File::open(folder.join(LOCK)).expect("there");
-        assert!(is_at(&lock, &folder.join(LOCK)));
+        let lock = File::open(folder.join(Lock::NAME)).expect("there");
+        assert!(is_at(&lock, &folder.join(Lock::NAME)));
         std::fs::write(folder.join("other"), "x").expect("written");
         change.abandon();
-        assert!(folder.join(LOCK).exists(), "something is in the folder");
+        assert!(folder.join(Lock::NAME).exists(), "something is in the folder");
         std::fs::remove_file(folder.join("other")).expect("removed");
         change.abandon();
-        assert!(!folder.exists() && !is_at(&lock, &folder.join(LOCK)));
+        assert!(!folder.exists() && !is_at(&lock, &folder.join(Lock::NAME)));
         Change::of_set_or_new(&folder).expect("made again");
-        assert!(!is_at(&lock, &folder.join(LOCK)));
+        assert!(!is_at(&lock, &folder.join(Lock::NAME)));
     }
 
     #[test]
@@ -307,7 +289,7 @@ mod tests {
         std::fs::write(folder.join("shard-00001.kiln"), "x").expect("written");
         assert!(Change::of_set(&folder).is_err());
         drop(Change::of_set_or_new(&folder).expect("made"));
-        assert_eq!(names(&folder).expect("readable"), [LOCK]);
+        assert_eq!(names(&folder).expect("readable"), [Lock::NAME]);
         // A set that lost its manifest is not taken for that.
         std::fs::write(folder.join("shard-00001.rows"), "x").expect("written");
         assert!(refused(&folder).contains("it holds shards (shard-00001.rows) and no set.json"));
