@@ -188,7 +188,7 @@ pub fn build_within<B: Backend>(
     if within.restart {
         Store::clear(&Disk, &folder)?;
     }
-    let mut writer = IndexWriter::create(request.out)?;
+    let mut writer = IndexWriter::open(request.out)?;
     let mut watch = Stopwatch::start(progress);
     let dtype = stored_dtype(request, &mut watch, progress)?;
     let parts = Parts {

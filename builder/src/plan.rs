@@ -9,6 +9,7 @@ use kiln_datasets::{MemorySource, Narrowed, blocks, narrowest};
 use kiln_kernels::{Backend, CentroidTree, DType, NoProgress};
 
 use crate::build::{BuildRequest, WithinBudget, beside, checked_in_parts};
+use crate::durable::MARKS;
 use crate::error::BuilderError;
 use crate::file::writer::IndexWriter;
 use crate::ivf;
@@ -140,7 +141,7 @@ fn stages(plan: &Plan, n: usize, dim: usize, dtype: DType, params: &VamanaParams
         stage("reverse", units, unit + gathered, gathered),
         stage("repair", 1, 0, 0),
         stage("order", units + 1, read, read),
-        stage("write", 1, 2 * gathered, gathered),
+        stage("write", MARKS, 2 * gathered, gathered),
     ]
 }
 

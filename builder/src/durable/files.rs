@@ -162,7 +162,7 @@ impl Lock {
 }
 
 /// Whether an open file is the one at `path`.
-fn is_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata(), std::fs::metadata(path)) {
         (Ok(own), Ok(there)) => place(own) == place(there),

@@ -28,12 +28,16 @@ mod objects;
 pub(crate) mod simulated;
 mod store;
 mod work;
+mod written;
 
+#[cfg(test)]
+pub(crate) use files::is_at;
 pub(crate) use files::{Disk, Files, Lock, Reading, Writing};
 #[cfg(feature = "object-store")]
 pub(crate) use objects::Objects;
 pub(crate) use store::{Artifact, Store, Unit, UnitWriter};
 pub(crate) use work::{DAMAGED_AT_MOST, Work};
+pub(crate) use written::{MARKS, Written};
 
 /// Hash of what a stage's bytes depend on, as 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -11,6 +11,7 @@ pub(crate) mod writer;
 
 /// Bytes of a page; sections start on page boundaries.
 pub(crate) use kiln_kernels::nodes::PAGE;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The format version that this code writes.
@@ -26,7 +27,7 @@ const CHECKSUM_AT: usize = PAGE - 8;
 const MAX_SECTIONS: usize = (CHECKSUM_AT - TABLE_AT) / ENTRY_BYTES;
 
 /// What a section holds. The numbers are part of the format and never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u32)]
 pub(crate) enum Section {
     /// Parameters as JSON.
@@ -84,7 +85,7 @@ impl Section {
 }
 
 /// One row of the section table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SectionEntry {
     pub section: Section,
     /// Byte offset in the file, a multiple of [`PAGE`].

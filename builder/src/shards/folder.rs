@@ -200,6 +200,7 @@ fn is_a_file(path: &Path) -> BuilderError {
 mod tests {
     use super::super::manifest::VERSION;
     use super::*;
+    use crate::durable::is_at;
     use crate::search_types::IndexKind;
 
     fn manifest() -> Manifest {
@@ -265,10 +266,18 @@ mod tests {
         for name in all.iter().chain(&strays) {
             std::fs::write(folder.join(name), "x").expect("written");
         }
+        let next = manifest().next_shard;
+        let working = [next, next + 1, 1].map(|number| folder.join(format!("shard-{number:05}.kiln.work")));
+        for folder in &working {
+            std::fs::create_dir(folder).expect("made");
+            std::fs::write(folder.join("lock"), "").expect("written");
+        }
         drop(Change::of_set_or_new(&folder).expect("a set"));
+        assert_eq!(working.each_ref().map(|folder| folder.exists()), [true, false, false], "only what may be gone on with");
+        std::fs::remove_dir_all(&working[0]).expect("removed");
         let mut left = names(&folder).expect("readable");
         left.sort();
-        let mut expected: Vec<&str> = all.into_iter().chain([LOCK, SET_MANIFEST]).collect();
+        let mut expected: Vec<&str> = all.into_iter().chain([Lock::NAME, SET_MANIFEST]).collect();
         expected.sort();
         assert_eq!(left, expected);
     }

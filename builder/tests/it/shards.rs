@@ -15,6 +15,11 @@ use kiln_datasets::{MemorySource, gather_rows};
 use kiln_kernels::{CpuBackend, DType, Metric, NoProgress, Rows};
 use tempfile::TempDir;
 
+/// A budget of memory that any of these builds keeps to.
+fn budget(stop: &(dyn Fn() -> bool + Sync)) -> WithinBudget<'_> {
+    WithinBudget { memory: 256 << 20, temp: None, restart: false, stop }
+}
+
 /// A set in a folder that goes with it.
 struct Set {
     path: PathBuf,
@@ -306,7 +311,6 @@ fn shards_within_a_budget_are_the_same_and_are_gone_on_with() {
         };
         let whole = Set::of(&rows, &[5000, 4000], Metric::L2, params.clone());
         let parts = Set::new(Metric::L2, params.clone());
-        let budget = |stop| WithinBudget { memory: 256 << 20, temp: None, restart: false, stop };
         let append = |rows: &Rows, stop: &(dyn Fn() -> bool + Sync)| {
             parts.append_within(rows, Metric::L2, params.clone(), true, Some(budget(stop)))
         };
@@ -330,9 +334,12 @@ fn shards_within_a_budget_are_the_same_and_are_gone_on_with() {
         same("two shards");
 
         let deletions = Deletions { path: Path::new("ids.npy"), ids: vec![7, 8000] };
-        let compact = |within| self::compact(&CpuBackend::new(), &parts.path, Some(&deletions), Some(&within), &NoProgress);
+        let compact = |within: WithinBudget<'_>| {
+            self::compact(&CpuBackend::new(), &parts.path, Some(&deletions), Some(&within), &NoProgress)
+        };
         let asked = AtomicUsize::new(0);
-        let stopped = compact(budget(&|| asked.fetch_add(1, Ordering::Relaxed) == 4));
+        let stop = || asked.fetch_add(1, Ordering::Relaxed) == 4;
+        let stopped = compact(budget(&stop));
         assert!(matches!(stopped, Err(BuilderError::Interrupted { .. })), "{kind}");
         let done = compact(budget(&|| false)).expect("merged");
         let report = done.report.expect("built");

@@ -9,6 +9,7 @@
 //! | train | the split, then each iteration over all centroids | the centroids so far |
 //! | codec | | the trained quantiser |
 //! | pass | consecutive rows, in whole blocks of those that are assigned together | rows, numbers and codes, list by list |
+//! | written | a part of the index file | how far that has come |
 //!
 //! The file is written from the units of the pass by buckets: as many lists at a time as the budget holds, a list that it
 //! does not hold in parts. Of every row nothing stays in memory but its share of the page sums (4 bytes a page) and of the
@@ -57,6 +58,7 @@ struct Keys {
     train: Key,
     codec: Key,
     pass: Key,
+    written: Key,
 }
 
 /// What a build came to.
@@ -75,13 +77,13 @@ pub(crate) fn build_and_write<B: Backend>(
     watch: &mut Stopwatch<'_>,
 ) -> Result<Done, BuilderError> {
     let (keys, work) = (build.keys(), build.work());
-    let resumed = work.go_on_with(&[&keys.sample, &keys.train, &keys.codec, &keys.pass].map(Clone::clone))?;
+    let resumed = work.go_on_with(&[&keys.sample, &keys.train, &keys.codec, &keys.pass, &keys.written].map(Clone::clone))?;
     let (trained, spilled) = work.until_whole(|| {
         let trained = build.trained(&keys, watch)?;
         build.pass(&keys, &trained, watch)?;
         Ok((trained, build.spilled()?))
     })?;
-    write::write(build, &trained, &spilled, writer, watch)?;
+    write::write(build, &keys, &trained, &spilled, writer, watch)?;
     Ok(Done { nlist: trained.tree.centroids().nrows(), resumed, units: build.store.made() + resumed })
 }
 
@@ -96,6 +98,10 @@ impl<B> Build<'_, B> {
 
     fn work(&self) -> Work<'_> {
         Work { store: self.store, stop: self.stop }
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape { n: self.n(), dim: self.source.dim(), dtype: self.dtype(), metric: self.metric, params: self.params }
     }
 
     fn clustering(&self) -> BalancedParams {
@@ -117,6 +123,7 @@ impl<B> Build<'_, B> {
         let codec = Key::new("ivf codec 1", Some(&train), &[format!("{} {} {:?} opq {}", p.codec, p.m, p.bits, p.opq)]);
         let units = format!("soar {}, units of {} rows", p.soar, self.plan.unit_rows);
         let pass = Key::new("ivf pass 1", Some(&codec), &[units]);
-        Keys { sample, train, codec, pass }
+        let written = Key::new("ivf written 1", Some(&pass), &[format!("{} rows at a time", self.plan.window_rows)]);
+        Keys { sample, train, codec, pass, written }
     }
 }

@@ -7,6 +7,7 @@ use kiln_kernels::nodes::VectorRecord;
 use kiln_kernels::tree::TREE_TILE;
 use kiln_kernels::{CentroidTree, DType, Metric};
 
+use crate::durable::MARKS;
 use crate::error::BuilderError;
 use crate::file::PAGE;
 use crate::ivf::build::{ITERATIONS, RESIDUAL_ROWS, TRAINING_ROWS_PER_LIST};
@@ -125,7 +126,7 @@ impl Plan {
                 block + self.unit_rows.min(shape.n) * shape.a_unit_row(),
                 self.block_rows as u64 * row,
             ),
-            stage("write", 1, tables + window, 0),
+            stage("write", if self.frees { 1 } else { MARKS }, tables + window, 0),
         ]
     }
 }

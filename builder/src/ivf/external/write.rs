@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use super::lists::{Column, Spilled, Window, windows};
 use super::pass::{self, code_bytes, rows_of};
 use super::train::Trained;
-use super::{Build, plan};
+use super::{Build, Keys, plan};
+use crate::durable::Written;
 use crate::error::BuilderError;
 use crate::file::Section;
 use crate::file::writer::{IndexWriter, SectionSink};
@@ -25,14 +26,16 @@ struct Lists<'a, 'b, B> {
     build: &'a Build<'b, B>,
     trained: &'a Trained,
     spilled: &'a Spilled<'a>,
+    written: Written<'a>,
     entries: Vec<ListEntry>,
     /// Codes by first list, and by second.
     codes: [Column<'a>; 2],
 }
 
-/// Writes all sections but meta.
+/// Writes all sections but meta, from where an earlier process ended.
 pub(super) fn write<B: Backend>(
     build: &Build<'_, B>,
+    keys: &Keys,
     trained: &Trained,
     spilled: &Spilled<'_>,
     writer: &mut IndexWriter,
@@ -50,9 +53,12 @@ pub(super) fn write<B: Backend>(
         );
         build.store.disown(pass::STAGE)?;
     }
+    let (index_bytes, kept) = (build.shape().index_bytes(), !build.plan.frees);
+    let written = Written { store: build.store, key: &keys.written, index_bytes, kept };
+    written.go_on(writer)?;
     let (centroids, codec) = (trained.tree.centroids(), &trained.codec);
     writer.section(Section::Codec, |sink| sink.write(&encode_codec(codec, centroids)))?;
-    if centroids.nrows() >= NAVIGATED_LISTS {
+    if centroids.nrows() >= NAVIGATED_LISTS && !writer.has(Section::Nav) {
         let graph = Navigation::build(centroids, build.metric, build.params.seed);
         writer.section(Section::Nav, |sink| sink.write(&graph.to_bytes()))?;
     }
@@ -69,7 +75,7 @@ pub(super) fn write<B: Backend>(
     let nlist = centroids.nrows();
     let second: Vec<u64> = (0..nlist).map(|list| spilled.second.total(list)).collect();
     let entries = lay_out(&spilled.own.totals, &second, codec);
-    let lists = Lists { build, trained, spilled, entries, codes };
+    let lists = Lists { build, trained, spilled, written, entries, codes };
     writer.section(Section::Lists, |sink| lists.write(sink))?;
     let record = VectorRecord { dtype: build.dtype(), dim: build.source.dim(), metric: build.metric };
     writer.section(Section::Vectors, |sink| lists.write_vectors(vectors, record, sink))?;
@@ -85,23 +91,29 @@ impl<B: Backend> Lists<'_, '_, B> {
         }
     }
 
-    /// Between windows the build may be stopped, unless what was read is gone.
-    fn may_stop(&self) -> Result<(), BuilderError> {
-        if self.build.plan.frees { Ok(()) } else { self.build.work().may_stop() }
+    /// After a window: where it was marked the build may be stopped. Where what was read is gone nothing is marked.
+    fn mark(&self, sink: &mut SectionSink<'_>, steps: u64) -> Result<(), BuilderError> {
+        if self.written.mark(sink, steps)? {
+            self.build.work().may_stop()?;
+        }
+        Ok(())
     }
 
     /// The directory and the lists.
     fn write(&self, sink: &mut SectionSink<'_>) -> Result<(), BuilderError> {
-        sink.write(&encode_directory(&self.entries))?;
+        if sink.steps() == 0 {
+            sink.write(&encode_directory(&self.entries))?;
+        }
         let most = self.build.plan.window_rows;
         let rows: Vec<u64> = self.entries.iter().map(ListEntry::rows).collect();
-        for window in windows(&rows, most) {
+        for (window, steps) in windows(&rows, most).into_iter().zip(1..).skip(sink.steps() as usize) {
             match window.is_whole() {
                 true => self.write_whole(&window, sink)?,
                 // The first part stands for all of its list.
                 false if window.rows.start == 0 => self.write_long(window.lists.start, sink)?,
                 false => (),
             }
+            self.mark(sink, steps)?;
         }
         Ok(())
     }
@@ -171,8 +183,7 @@ impl<B: Backend> Lists<'_, '_, B> {
         let from = Column { table: &self.spilled.second, segment: pass::SPILLED_FROM, width: 8 };
         // Rows that lists are coded from are still to be written.
         let spent = if self.trained.codec.codes_residuals() { vec![second, from] } else { vec![own, second, from] };
-        self.done_with(&spent, window)?;
-        self.may_stop()
+        self.done_with(&spent, window)
     }
 
     /// Codes of some rows of a list, which has its own rows and then the spilled.
@@ -229,7 +240,8 @@ impl<B: Backend> Lists<'_, '_, B> {
         record: VectorRecord,
         sink: &mut SectionSink<'_>,
     ) -> Result<(), BuilderError> {
-        for window in windows(&self.spilled.own.totals, self.build.plan.window_rows) {
+        let windows = windows(&self.spilled.own.totals, self.build.plan.window_rows);
+        for (window, steps) in windows.into_iter().zip(1..).skip(sink.steps() as usize) {
             let rows = rows_of(self.build, &self.spilled.read(vectors, &window, vectors.width, |_, bytes| bytes)?);
             let mut records = vec![0; rows.len() * record.bytes()];
             dispatch_rows!(rows.view(), v => records
@@ -239,7 +251,7 @@ impl<B: Backend> Lists<'_, '_, B> {
             sink.write(&records)?;
             self.build.progress.advance(rows.len() as u64);
             self.done_with(&[vectors], &window)?;
-            self.may_stop()?;
+            self.mark(sink, steps)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::leaves::joined;
+use super::spill::id_bytes;
 use super::summary::Summary;
 use super::{Build, Keys, words};
 use crate::durable::{Artifact, Unit};
@@ -21,7 +22,8 @@ use crate::vamana::split::{FANOUT, by_region, first_leaders};
 pub(super) const STAGE: &str = "assign";
 pub(super) const MIDDLE: &str = "middle";
 
-/// Segments of a unit.
+/// Segments of a unit. Homes by row, u16; where each cluster's members begin, u32; members by cluster, as places among the
+/// unit's rows, each in as few bytes as the largest takes.
 const NEAREST: usize = 0;
 const HOMES: usize = 1;
 const OFFSETS: usize = 2;
@@ -49,6 +51,7 @@ struct UnitMiddle {
 /// Members of clusters, unit by unit.
 pub(super) struct Members {
     units: Vec<(Artifact, Vec<u32>)>,
+    unit_rows: usize,
     pub clusters: usize,
 }
 
@@ -104,18 +107,22 @@ impl<B: Backend> Build<'_, B> {
             self.progress.advance(count as u64);
         }
         self.refuse_changed(unit.number, hash.digest(), summary)?;
-        let homes: Vec<u32> = clusters.chunks_exact(fanout).map(|clusters| clusters[0]).collect();
+        let home = |clusters: &[u32]| u16::try_from(clusters[0]).expect("there are thousands of clusters at most");
+        let homes: Vec<u16> = clusters.chunks_exact(fanout).map(home).collect();
         let grouped = Lists::grouped(&clusters, cluster.len());
         let offsets: Vec<u32> = grouped.offsets.iter().map(|&offset| offset as u32).collect();
-        let members: Vec<u32> =
-            grouped.items.iter().map(|&place| (rows.start + place as usize / fanout) as u32).collect();
+        let width = id_bytes(self.plan.unit_rows);
+        let mut members = Vec::with_capacity(grouped.items.len() * width);
+        for &place in &grouped.items {
+            members.extend_from_slice(&(place / fanout as u32).to_le_bytes()[..width]);
+        }
         let nearest = nearest.into_iter().min().unwrap_or(Scored { distance: f32::INFINITY, id: 0 });
         let middle = UnitMiddle { distance: nearest.distance, row: nearest.id, largest_squared };
         let mut writer = self.store.begin(unit)?;
         writer.segment(&serde_json::to_vec(&middle).expect("numbers are plain data"))?;
         writer.segment(bytemuck::cast_slice(&homes))?;
         writer.segment(bytemuck::cast_slice(&offsets))?;
-        writer.segment(bytemuck::cast_slice(&members))?;
+        writer.segment(&members)?;
         writer.commit(&keys.assign, &self.backend.describe())
     }
 
@@ -218,7 +225,8 @@ impl<B: Backend> Build<'_, B> {
         let mut homes = Vec::with_capacity(self.n());
         for number in 0..self.plan.units {
             let artifact = self.store.open_unit(Unit { stage: STAGE, number })?;
-            homes.extend(words(&self.store.read(&artifact, HOMES)?));
+            let of_unit = self.store.read(&artifact, HOMES)?;
+            homes.extend(of_unit.as_chunks::<2>().0.iter().map(|&home| u32::from(u16::from_le_bytes(home))));
         }
         Ok(homes)
     }
@@ -232,7 +240,7 @@ impl<B: Backend> Build<'_, B> {
             units.push((artifact, offsets));
         }
         let clusters = units.first().map_or(0, |(_, offsets)| offsets.len() - 1);
-        Ok(Members { units, clusters })
+        Ok(Members { units, unit_rows: self.plan.unit_rows, clusters })
     }
 }
 
@@ -246,14 +254,18 @@ impl Members {
     pub(super) fn of(&self, clusters: Range<usize>) -> Result<Lists<u32>, BuilderError> {
         let mut lists: Vec<Vec<u32>> =
             clusters.clone().map(|cluster| Vec::with_capacity(self.count(cluster))).collect();
-        for (artifact, offsets) in &self.units {
+        let width = id_bytes(self.unit_rows);
+        for (unit, (artifact, offsets)) in self.units.iter().enumerate() {
             let first = offsets[clusters.start];
-            let mut bytes = vec![0; 4 * (offsets[clusters.end] - first) as usize];
-            artifact.read_at(MEMBERS, &mut bytes, 4 * u64::from(first))?;
-            let members = words(&bytes);
+            let mut bytes = vec![0; width * (offsets[clusters.end] - first) as usize];
+            artifact.read_at(MEMBERS, &mut bytes, width as u64 * u64::from(first))?;
+            let row = |place: &[u8]| {
+                let place = place.iter().rev().fold(0, |place, &byte| place << 8 | u32::from(byte));
+                (unit * self.unit_rows) as u32 + place
+            };
             for (list, cluster) in lists.iter_mut().zip(clusters.clone()) {
                 let range = (offsets[cluster] - first) as usize..(offsets[cluster + 1] - first) as usize;
-                list.extend_from_slice(&members[range]);
+                list.extend(bytes[range.start * width..range.end * width].chunks_exact(width).map(row));
             }
         }
         Ok(lists.into_iter().collect())

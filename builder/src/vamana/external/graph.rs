@@ -87,16 +87,21 @@ impl<B: Backend> Build<'_, B> {
 
     /// The rows that name each row of a unit, ascending.
     fn named_by(&self, number: u32, count: usize, pruned: &[Artifact]) -> Result<Lists<u32>, BuilderError> {
-        let mut pairs: Vec<u64> = Vec::new();
-        for (from, artifact) in (0..).zip(pruned) {
-            let words = words(&self.store.read(artifact, NAMED + number as usize)?);
+        let from_unit = |(from, artifact): (usize, &Artifact)| {
+            let (words, mut pairs) = (words(&self.store.read(artifact, NAMED + number as usize)?), Vec::<u64>::new());
             let each = |target: u32, named: &[u32]| {
                 pairs.extend(named.iter().map(|&row| u64::from(target) << 32 | u64::from(row)));
                 ((target as usize) < count).then_some(())
             };
-            read_named(&words, each).ok_or_else(|| self.store.spoiled(Unit { stage: prune::STAGE, number: from }))?;
-        }
-        pairs.par_sort_unstable();
+            let spoiled = || self.store.spoiled(Unit { stage: prune::STAGE, number: from as u32 });
+            read_named(&words, each).ok_or_else(spoiled)?;
+            Ok(pairs)
+        };
+        let read: Vec<_> = pruned.par_iter().enumerate().map(from_unit).collect::<Result<_, BuilderError>>()?;
+        let mut pairs = read.concat();
+        drop(read);
+        // Each unit's ascend.
+        pairs.par_sort();
         let mut offsets = vec![0usize; count + 1];
         pairs.iter().for_each(|&pair| offsets[(pair >> 32) as usize + 1] += 1);
         for row in 0..count {

@@ -25,21 +25,21 @@ pub(super) struct Spilled {
 impl<B: Backend> Build<'_, B> {
     /// Reads what all groups spilled for the `count` rows of unit `number`.
     pub(super) fn spilled(&self, number: u32, count: usize, groups: u32) -> Result<Spilled, BuilderError> {
-        let (mut segments, mut found) = (Vec::new(), Vec::new());
-        for group in 0..groups {
+        let of_group = |group: u32| {
             // There may be more groups than files that can be open at a time.
             let artifact = self.store.open_unit(Unit { stage: leaves::STAGE, number: group })?;
             if artifact.bytes(number as usize) == 0 {
-                continue;
+                return Ok(None);
             }
             let bytes = self.store.read(&artifact, number as usize)?;
             let lists = Segment::lists(&bytes).filter(|lists| lists.iter().all(|(row, _)| (*row as usize) < count));
-            let Some(lists) = lists else {
-                return Err(self.store.spoiled(Unit { stage: leaves::STAGE, number: group }));
-            };
-            found.push(lists);
-            segments.push(bytes);
-        }
+            match lists {
+                Some(lists) => Ok(Some((bytes, lists))),
+                None => Err(self.store.spoiled(Unit { stage: leaves::STAGE, number: group })),
+            }
+        };
+        let read: Vec<_> = (0..groups).into_par_iter().map(of_group).collect::<Result<_, BuilderError>>()?;
+        let (segments, found): (Vec<_>, Vec<_>) = read.into_iter().flatten().unzip();
         let mut offsets = vec![0usize; count + 1];
         found.iter().flatten().for_each(|(row, _)| offsets[*row as usize + 1] += 1);
         for row in 0..count {
@@ -64,8 +64,8 @@ impl<B: Backend> Build<'_, B> {
             for (segment, range) in &spilled.lists[spilled.offsets[row]..spilled.offsets[row + 1]] {
                 read_list(&spilled.segments[*segment as usize][range.clone()], width, entries);
             }
-            // A pair has one distance, and so one key, wherever it is found.
-            entries.sort_unstable();
+            // A pair has one distance, and so one key, wherever it is found. Lists ascend: a sort that sees that merges them.
+            entries.sort();
             entries.dedup();
             entries.truncate(keep);
             let mut candidates = Vec::with_capacity(entries.len() + FAR_CANDIDATES as usize);

@@ -17,6 +17,8 @@
 //! | repair | | edges changed so that every row is reached |
 //! | place | rows of neighbouring clusters | the leader of the page order that each follows |
 //! | order | | row at each position of the file |
+//! | codec | | the trained quantiser |
+//! | written | a part of the index file | how far that has come |
 //!
 //! Of every row a few numbers stay in memory (16 bytes at most); all else is sized from the budget ([`plan`]). Candidates
 //! are spilled with their keys, so that the merge keeps what one reservoir would have kept, and their space is freed as rows
@@ -102,6 +104,8 @@ struct Keys {
     repair: Key,
     place: Key,
     order: Key,
+    codec: Key,
+    written: Key,
 }
 
 /// What a build came to.
@@ -131,10 +135,12 @@ pub(crate) fn build_and_write<B: Backend>(
         &keys.repair,
         &keys.place,
         &keys.order,
+        &keys.codec,
+        &keys.written,
     ];
     let work = build.work();
     let resumed = work.go_on_with(&all.map(Clone::clone))?;
-    let entry = work.until_whole(|| write::write(build, build.stages(&keys, watch)?, writer, watch))?;
+    let entry = work.until_whole(|| write::write(build, &keys, build.stages(&keys, watch)?, writer, watch))?;
     Ok(Done { entry, resumed, units: build.store.made() + resumed })
 }
 
@@ -173,7 +179,7 @@ impl<B: Backend> Build<'_, B> {
                 format!("units of {} rows", plan.unit_rows),
             ],
         );
-        let assign = Key::new("assign 1", Some(&summary), &[format!("seed {}", p.seed)]);
+        let assign = Key::new("assign 2", Some(&summary), &[format!("seed {}", p.seed)]);
         let middle = Key::new("middle 1", Some(&assign), &[]);
         let rows = Key::new("rows 1", Some(&assign), &[]);
         let kept = super::partition::candidates_kept(p.max_degree);
@@ -186,7 +192,13 @@ impl<B: Backend> Build<'_, B> {
         let place = Key::new("place 1", Some(&rows), &[]);
         let per_page = p.node_layout(self.dtype(), self.source.dim(), self.metric).nodes_per_page();
         let order = Key::new("order 1", Some(&repair), &[format!("{per_page} nodes a page")]);
-        Keys { summary, assign, middle, rows, leaves, prune, graph, repair, place, order }
+        let codes = format!("{} {:?} opq {} seed {}", p.m, p.bits, p.opq, p.seed);
+        let codec = Key::new("codec 1", Some(&rows), &[codes]);
+        let layout = format!("{:?} {} bits, codec {codec:?}", p.layout, p.edge_bits);
+        // The steps in which codes are written are as long as the plan has them.
+        let steps = format!("{} rows at a time", plan.read_rows(self.source.dim() * self.dtype().bytes()));
+        let written = Key::new("written 1", Some(&order), &[layout, steps]);
+        Keys { summary, assign, middle, rows, leaves, prune, graph, repair, place, order, codec, written }
     }
 
     fn work(&self) -> Work<'_> {

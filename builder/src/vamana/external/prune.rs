@@ -143,16 +143,23 @@ impl<B: Backend> Build<'_, B> {
 
     /// Kept edges by the unit of the row they name: (place of that row in its unit, row that names it), ascending.
     fn by_target(&self, rows: &HomeRows, ids: &[u32], edges: &[u32], kept: &[u16]) -> Vec<Vec<u64>> {
-        let (r, unit_rows) = (self.params.max_degree, self.plan.unit_rows);
-        let mut named: Vec<Vec<u64>> = vec![Vec::new(); self.plan.units as usize];
-        for ((&id, edges), &kept) in ids.iter().zip(edges.chunks_exact(r)).zip(kept) {
-            for &to in &edges[..usize::from(kept)] {
-                let position = rows.position_of(to) as usize;
-                named[position / unit_rows].push(((position % unit_rows) as u64) << 32 | u64::from(id));
-            }
-        }
-        named.par_iter_mut().for_each(|pairs| pairs.sort_unstable());
-        named
+        let (r, unit_rows) = (self.params.max_degree, self.plan.unit_rows as u64);
+        let of_row = |((&id, edges), &kept): ((&u32, &[u32]), &u16)| {
+            let pair = move |&to: &u32| u64::from(rows.position_of(to)) << 32 | u64::from(id);
+            edges[..usize::from(kept)].iter().map(pair).collect::<Vec<u64>>()
+        };
+        let mut pairs: Vec<u64> =
+            ids.par_iter().zip(edges.par_chunks_exact(r)).zip(kept).flat_map_iter(of_row).collect();
+        pairs.par_sort_unstable();
+        let mut rest = &mut pairs[..];
+        let of_unit = |unit: u64| {
+            let first = unit * unit_rows;
+            let count = rest.partition_point(|pair| pair >> 32 < first + unit_rows);
+            let (own, after) = std::mem::take(&mut rest).split_at_mut(count);
+            rest = after;
+            own.iter().map(|pair| pair - (first << 32)).collect()
+        };
+        (0..u64::from(self.plan.units)).map(of_unit).collect()
     }
 }
 

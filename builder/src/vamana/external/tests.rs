@@ -50,7 +50,7 @@ impl Task {
         &self,
         build: impl FnOnce(&mut IndexWriter, &mut Stopwatch<'_>) -> Result<(), BuilderError>,
     ) -> Result<Vec<u8>, BuilderError> {
-        let (mut writer, mut watch) = (IndexWriter::create(&self.out())?, Stopwatch::start(&NoProgress));
+        let (mut writer, mut watch) = (IndexWriter::open(&self.out())?, Stopwatch::start(&NoProgress));
         build(&mut writer, &mut watch)?;
         writer.finish(|| (), || Ok(()))?;
         Ok(std::fs::read(self.out()).expect("finished"))
@@ -60,6 +60,7 @@ impl Task {
         let rows = Arc::new(self.source.read(0..self.source.len()).expect("read"));
         let write = |writer: &mut IndexWriter, watch: &mut Stopwatch<'_>| {
             let (backend, params) = (&CpuBackend::new(), &self.params);
+            writer.go_on(&[])?;
             crate::vamana::build::build_and_write(backend, &rows, Metric::L2, params, writer, watch, &NoProgress)
                 .map(drop)
         };

@@ -313,7 +313,7 @@ impl<'a, B: Backend> Build<'a, B> {
             self.require(stage, keys)?;
         }
         let finished = self.finished(keys, watch);
-        match finished.and_then(|finished| write::write(self, finished, writer, watch)) {
+        match finished.and_then(|finished| write::write(self, keys, finished, writer, watch)) {
             Err(BuilderError::Spoiled { path, stage, number }) => {
                 tracing::warn!("{}: damaged, and removed", path.display());
                 self.store.remove(stage, Some(number))?;
