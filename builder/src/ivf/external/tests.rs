@@ -138,14 +138,19 @@ proptest! {
 
 #[test]
 fn the_power_may_go_at_any_moment() {
-    let task = Task::usual();
-    let (expected, files) = (task.in_memory(), Simulated::new());
-    assert!(task.on(&files, usize::MAX).expect("nothing fails") == expected);
-    let operations = files.operations();
-    assert!(operations > 200, "{operations}");
+    // Working files are freed or not.
+    let tasks = [false, true].map(|frees| Task { frees, ..Task::usual() });
+    let expected = tasks[0].in_memory();
+    let operations = tasks.each_ref().map(|task| {
+        let files = Simulated::new();
+        assert!(task.on(&files, usize::MAX).expect("nothing fails") == expected);
+        files.operations()
+    });
+    assert!(operations.iter().all(|&operations| operations > 200), "{operations:?}");
     for i in 0..40 {
-        // Spread over all of it, and at a different phase of the units each time; working files are freed or not.
-        let (at, task) = (operations * i / 41 + i % 7, Task { frees: i % 2 == 0, ..Task::usual() });
+        // Spread over all of it, and at a different phase of the units each time.
+        let which = i as usize % 2;
+        let (at, task) = (operations[which] * i / 41 + i % 7, &tasks[which]);
         let files = Simulated::new();
         files.fail_at(at, Fault::Power);
         assert!(task.on(&files, usize::MAX).is_err(), "operation {at} was not missed");
