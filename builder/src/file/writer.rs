@@ -114,7 +114,8 @@ impl IndexWriter {
         let (position, file) = (self.position, self.file.as_mut().expect("the file is open until finish"));
         // Of page 0 nothing is believed.
         let emptied = file.set_len(if held == 0 { 0 } else { position }).and_then(|()| file.seek(SeekFrom::Start(0)));
-        let begun = emptied.and_then(|_| file.write_all(&[0; PAGE])).and_then(|()| file.seek(SeekFrom::Start(position)));
+        let begun =
+            emptied.and_then(|_| file.write_all(&[0; PAGE])).and_then(|()| file.seek(SeekFrom::Start(position)));
         begun.map_err(BuilderError::io(&self.partial, "write"))?;
         Ok(held)
     }
@@ -326,7 +327,12 @@ mod tests {
     }
 
     /// Writes a file, marking it where `marks` says; ends after so many steps of the long section, if told.
-    fn written(writer: &mut IndexWriter, marks: &mut Vec<Mark>, every: u64, end: Option<u64>) -> Result<(), BuilderError> {
+    fn written(
+        writer: &mut IndexWriter,
+        marks: &mut Vec<Mark>,
+        every: u64,
+        end: Option<u64>,
+    ) -> Result<(), BuilderError> {
         writer.section(Section::Codec, |sink| sink.write(b"codec"))?;
         writer.section(Section::Nodes, |sink| {
             for number in sink.steps()..STEPS {
@@ -361,7 +367,11 @@ mod tests {
             written(&mut writer, &mut marks, 3, Some(end)).expect_err("ended");
             drop(writer);
             assert_eq!(marks.len() as u64, end / 3);
-            assert_eq!(folder.path().join("x.kiln.partial").exists(), !marks.is_empty(), "kept as long as it is worth it");
+            assert_eq!(
+                folder.path().join("x.kiln.partial").exists(),
+                !marks.is_empty(),
+                "kept as long as it is worth it"
+            );
             let mut writer = IndexWriter::open(&path).expect("opened");
             assert_eq!(writer.go_on(&marks).expect("read"), marks.len());
             written(&mut writer, &mut marks, 3, None).expect("written");

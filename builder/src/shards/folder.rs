@@ -273,7 +273,11 @@ mod tests {
             std::fs::write(folder.join("lock"), "").expect("written");
         }
         drop(Change::of_set_or_new(&folder).expect("a set"));
-        assert_eq!(working.each_ref().map(|folder| folder.exists()), [true, false, false], "only what may be gone on with");
+        assert_eq!(
+            working.each_ref().map(|folder| folder.exists()),
+            [true, false, false],
+            "only what may be gone on with"
+        );
         std::fs::remove_dir_all(&working[0]).expect("removed");
         let mut left = names(&folder).expect("readable");
         left.sort();

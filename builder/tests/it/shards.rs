@@ -8,8 +8,8 @@ use kiln_builder::shards::{
     AppendRequest, Appended, Compacted, Deletions, adopt, append, compact, inspect_set, verify_set,
 };
 use kiln_builder::{
-    BuilderError, Effort, GraphMethod, Hits, Index, IndexKind, IndexParams, OpenParams, Residency, SearchParams, Searcher,
-    StoredRows, VamanaParams, WithinBudget, inspect,
+    BuilderError, Effort, GraphMethod, Hits, Index, IndexKind, IndexParams, OpenParams, Residency, SearchParams,
+    Searcher, StoredRows, VamanaParams, WithinBudget, inspect,
 };
 use kiln_datasets::{MemorySource, gather_rows};
 use kiln_kernels::{CpuBackend, DType, Metric, NoProgress, Rows};

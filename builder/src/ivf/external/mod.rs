@@ -77,7 +77,8 @@ pub(crate) fn build_and_write<B: Backend>(
     watch: &mut Stopwatch<'_>,
 ) -> Result<Done, BuilderError> {
     let (keys, work) = (build.keys(), build.work());
-    let resumed = work.go_on_with(&[&keys.sample, &keys.train, &keys.codec, &keys.pass, &keys.written].map(Clone::clone))?;
+    let resumed =
+        work.go_on_with(&[&keys.sample, &keys.train, &keys.codec, &keys.pass, &keys.written].map(Clone::clone))?;
     let (trained, spilled) = work.until_whole(|| {
         let trained = build.trained(&keys, watch)?;
         build.pass(&keys, &trained, watch)?;
