@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(crate) use self::unit_file::{Artifact, UnitWriter};
 use self::unit_file::{Nearby, Scratch};
 use super::manifest::{Entry, Manifest, ManifestError};
-use super::{Files, Key, Reading};
+use super::{Files, Key, Lock, Reading};
 use crate::error::BuilderError;
 
 /// Segments start on this boundary, so that a hole can take a whole one.
@@ -26,7 +26,6 @@ const MAGIC: [u8; 8] = *b"KILNUNIT";
 const TAIL: u64 = 24;
 
 const MANIFEST: &str = "manifest.json";
-const LOCK: &str = "lock";
 const PARTIAL: &str = ".partial";
 
 /// A unit of work: a stage's name and a number.
@@ -93,7 +92,7 @@ impl Store {
             files.remove(&path).map_err(BuilderError::io(&path, "remove"))?;
         }
         let units: Vec<&String> =
-            names.iter().filter(|name| !name.ends_with(PARTIAL) && *name != MANIFEST && *name != LOCK).collect();
+            names.iter().filter(|name| !name.ends_with(PARTIAL) && *name != MANIFEST && *name != Lock::NAME).collect();
         let manifest = match read_all(&*files, &path) {
             Ok(bytes) => match Manifest::decode(&bytes) {
                 Ok(manifest) => manifest,
@@ -134,7 +133,7 @@ impl Store {
     /// Removes all units and the manifest from a folder.
     pub(crate) fn clear(files: &dyn Files, folder: &Path) -> Result<(), BuilderError> {
         for name in files.list(folder).map_err(BuilderError::io(folder, "list"))? {
-            if name != LOCK {
+            if name != Lock::NAME {
                 let path = folder.join(name);
                 files.remove(&path).map_err(BuilderError::io(&path, "remove"))?;
             }
