@@ -19,6 +19,7 @@ import threading
 import time
 
 PROTOCOL = 1
+MOST_PASSES = 10_000  # of one turn, however short they are
 
 
 class Engine:
@@ -97,9 +98,11 @@ def _search(engine, say, queries, k, mode, threads, params, warm_up, passes, sec
     while time.perf_counter() < until:
         one_pass(engine, rows, threads)
     walls, times = [], []
-    while len(walls) < passes or sum(walls) < seconds:
+    told = 0.0
+    while (len(walls) < passes or told < seconds) and len(walls) < MOST_PASSES:
         wall, ids, nanoseconds = one_pass(engine, rows, threads)
         walls.append(wall)
+        told += wall
         times.append(nanoseconds)
     if answers:
         np.save(answers, padded(ids, len(rows), k))

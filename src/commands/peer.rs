@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use kiln_builder::{BuildRequest, Effort, Hits, Index, IndexKind, Navigate, Residency, SearchParams, Searcher};
 use kiln_datasets::{Content, MemorySource, Truth, open_rows, read_all, write_distances, write_truth};
 use kiln_eval::measure::{Driver, Repeats, Work};
-use kiln_eval::peer::{Built, Command, Event, PROTOCOL, Searched};
+use kiln_eval::peer::{Built, Command, Event, MOST_PASSES, PROTOCOL, Searched};
 use kiln_eval::record::RunSample;
 use kiln_eval::{answer_all, answer_in_batch};
 use kiln_kernels::{DType, Metric, NoProgress, Rows};
@@ -179,6 +179,10 @@ impl Search<'_> {
         let timed = |runs: &[RunSample]| runs.iter().map(|run| run.seconds).sum::<f64>();
         while runs.len() < self.passes || timed(&runs) < self.seconds {
             runs.extend(driver.turn(self.threads, self.seconds - timed(&runs), work)?);
+            if runs.len() >= MOST_PASSES {
+                runs.truncate(MOST_PASSES);
+                break;
+            }
         }
         if let Some(path) = &self.latencies {
             let cells = runs.iter().flat_map(|run| run.latency_us.iter().map(|&us| us.max(0.01))).collect();

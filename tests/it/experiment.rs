@@ -100,7 +100,7 @@ fn what_only_the_data_tells_is_refused_with_all_else_before_anything_runs() {
         "engine[3].build.edge_bits: edge_bits applies to layout inline: add that or remove it",
         "engine[4].search.nprobe: a vamana index does not take it; it takes search_list, navigate",
         "engine[5].open: missing.kiln",
-        "engine[6].build.m: m 9 is out of range: use 1 to the dimension, 8",
+        "engine[6].build.m: m 9 is out of range: allowed is 1 to the dimension, 8",
     ];
     wrong("", engines, &parts);
     wrong(

@@ -9,6 +9,9 @@ use serde_json::Value;
 /// The version of the protocol.
 pub const PROTOCOL: u32 = 1;
 
+/// Passes of one turn at most, however short they are: what is still missing is asked for again.
+pub const MOST_PASSES: usize = 10_000;
+
 /// What Kiln asks. The process answers each command with one event, and ends when its standard input does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
@@ -43,7 +46,7 @@ pub enum Command {
         warm_up: f64,
         /// Timed passes at least.
         passes: usize,
-        /// Seconds of timed passes at least.
+        /// Seconds of timed passes at least, unless [`MOST_PASSES`] take less.
         seconds: f64,
         /// Where to write the ids `(q, k)` of one pass, int64 or int32, -1 where there are fewer; absent: nowhere.
         #[serde(skip_serializing_if = "Option::is_none", default)]

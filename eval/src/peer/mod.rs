@@ -25,7 +25,7 @@ use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
 pub(crate) use bench::{PeerStage, Peers};
-pub use message::{Built, Command, Event, PROTOCOL, Searched};
+pub use message::{Built, Command, Event, MOST_PASSES, PROTOCOL, Searched};
 
 use crate::plan::named;
 
