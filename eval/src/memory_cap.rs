@@ -1,7 +1,7 @@
 //! A control group that this process joins for a while, or another for its life, so that it and the page cache it fills
 //! have only so much memory.
 //!
-//! In: a number of bytes. Out: a [`MemoryCap`] on this process, in force until it is dropped, or a [`ChildCap`] for
+//! In: a number of bytes. Out: a [`MemoryCap`] on this process, in force until it is dropped, or a `ChildCap` for
 //! another; or why there can be none. Control groups of version 2 only.
 //!
 //! Memory stays charged to the group in which it was first touched: what the process holds when it joins is not

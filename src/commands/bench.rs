@@ -1,6 +1,6 @@
 //! `kiln bench`: build, measure, report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use kiln_builder::{IndexKind, IndexParams};
@@ -168,7 +168,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// Writes the starter file, unless there is a file already.
-fn init(file: &PathBuf) -> anyhow::Result<()> {
+fn init(file: &Path) -> anyhow::Result<()> {
     use std::io::Write as _;
     let created = std::fs::File::create_new(file).and_then(|mut created| created.write_all(STARTER.as_bytes()));
     match created {

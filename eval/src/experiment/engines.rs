@@ -124,6 +124,11 @@ fn build_params(kind: IndexKind) -> &'static [Param] {
     }
 }
 
+/// Whether indexes of a kind have a build parameter of this name.
+fn builds_with(kind: IndexKind, key: &str) -> bool {
+    build_params(kind).iter().any(|(name, _)| *name == key)
+}
+
 fn alpha(field: &Field<'_>) -> Option<Value> {
     let alpha = field.number()?;
     let fits = (1.0..=4.0).contains(&alpha);
@@ -205,31 +210,27 @@ fn build_of(table: &Table<'_>, index: &Field<'_>) -> Option<EngineSpec> {
             let values = field.each().iter().filter_map(|one| Some(one.located(read(one)?))).collect();
             axes.push((name.to_string(), values));
         }
-        build.finish(|key| match () {
-            () if search_keys(kind).contains(&key) => Some("it is a search parameter: move it to search".into()),
-            () if build_params(other).iter().any(|(name, _)| *name == key) => {
-                Some(format!("it is a build parameter of {other}; {kind} takes {}", names(build_params(kind))))
+        build.finish(|key| {
+            if search_keys(kind).contains(&key) {
+                return Some("it is a search parameter: move it to search".into());
             }
-            () => None,
+            let takes = names(build_params(kind));
+            builds_with(other, key).then(|| format!("it is a build parameter of {other}; {kind} takes {takes}"))
         });
     }
-    let (search, places) = search_of(table, search_keys(kind), |key| match () {
-        () if search_keys(other).contains(&key) => {
-            Some(format!("it is a search parameter of {other}; {kind} takes {}", search_keys(kind).join(", ")))
+    let (search, places) = search_of(table, search_keys(kind), |key| {
+        if search_keys(other).contains(&key) {
+            let takes = search_keys(kind).join(", ");
+            return Some(format!("it is a search parameter of {other}; {kind} takes {takes}"));
         }
-        () if build_params(kind).iter().any(|(name, _)| *name == key) => {
-            Some("it is a build parameter: move it to build".into())
-        }
-        () => None,
+        builds_with(kind, key).then(|| "it is a build parameter: move it to build".into())
     });
-    table.finish(|key| match () {
-        () if build_params(kind).iter().any(|(name, _)| *name == key) => {
-            Some("it is a build parameter: write build = { .. }, or head it [engine.build]".into())
+    table.finish(|key| {
+        if builds_with(kind, key) {
+            return Some("it is a build parameter: write build = { .. }, or head it [engine.build]".into());
         }
-        () if search_keys(kind).contains(&key) => {
-            Some("it is a search parameter: write search = { .. }, or head it [engine.search]".into())
-        }
-        () => None,
+        let searches = search_keys(kind).contains(&key);
+        searches.then(|| "it is a search parameter: write search = { .. }, or head it [engine.search]".into())
     });
     let points = product(&axes, MAX_BUILDS);
     if let (None, Some((field, _))) = (&points, &build) {

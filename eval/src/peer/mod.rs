@@ -7,7 +7,7 @@
 //! A process that crashes, hangs, takes more memory than it may, writes what is no answer or changes the vectors costs the
 //! setting at hand; it is started again for the rest, a few times. Whatever it does, the run goes on.
 //!
-//! [`Peers`] walks through one peer; `session` holds the conversation with one process and checks what it says; `child` is
+//! `Peers` walks through one peer; `session` holds the conversation with one process and checks what it says; `child` is
 //! the process itself; `vectors` are the files that it maps.
 
 mod bench;
