@@ -11,7 +11,7 @@ use commands::budget::STOPPED;
 use commands::serve;
 use commands::{
     StdoutClosed, UsageError, append, bench, bench_kernels, build, compact, completions, datasets, devices, inspect,
-    load, report, search, tune, unit,
+    load, peer, report, search, tune, unit,
 };
 use kiln_builder::BuilderError;
 
@@ -88,8 +88,11 @@ enum Command {
     /// Build one index by many machines, unit by unit
     #[command(display_order = 14)]
     Unit(unit::Args),
-    /// Print a shell completion script, or write man pages
+    /// Be a peer of another Kiln: build and search as its `--config` asks, in JSON lines
     #[command(display_order = 15)]
+    Peer(peer::Args),
+    /// Print a shell completion script, or write man pages
+    #[command(display_order = 16)]
     Completions(completions::Args),
 }
 
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Append(args) => append::run(args),
         Command::Compact(args) => compact::run(args),
+        Command::Peer(args) => peer::run(args),
         Command::Report(args) => report::run(args),
         Command::Datasets(args) => datasets::run(args),
         Command::Devices(args) => devices::run(args),

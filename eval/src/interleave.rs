@@ -1,7 +1,8 @@
 //! Settings measured side by side, so that a slow minute of the machine falls on all of them alike.
 //!
 //! In: the settings of one opened index. Out: each one's warm-up and runs, handed over as soon as the setting
-//! has enough. A round gives every unfinished setting one turn, in an order drawn anew for each round.
+//! has enough. A round gives every unfinished setting one turn, in an order drawn anew for each round. Where the time
+//! ends first, what is unfinished is handed over as that.
 
 use std::fmt::Display;
 
@@ -29,6 +30,22 @@ pub struct Measurement {
     pub runs: Vec<RunSample>,
 }
 
+/// A setting that has no measurement.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unmeasured {
+    /// A search failed.
+    #[error(transparent)]
+    Failed(#[from] SearchFailed),
+    /// The time ended before it had enough runs.
+    #[error("time budget: it ended after {runs} of {needed} runs or more")]
+    OutOfTime {
+        /// Runs that it had, which are not kept: their number was chosen by their speed.
+        runs: usize,
+        /// Runs that it needs at least.
+        needed: usize,
+    },
+}
+
 /// Measures `tasks` in interleaved rounds, ordered by `seed`, and calls `done` with a task's number when it is complete
 /// or has failed. A task that fails is dropped; the others go on.
 ///
@@ -41,16 +58,44 @@ pub fn measure_interleaved<E: Display, D>(
     seed: u64,
     mut done: impl FnMut(usize, Result<Measurement, SearchFailed>) -> Result<(), D>,
 ) -> Result<(), D> {
+    measure_until(driver, repeats, tasks, seed, &|| false, |task, measured| {
+        done(
+            task,
+            measured.map_err(|unmeasured| match unmeasured {
+                Unmeasured::Failed(failed) => failed,
+                Unmeasured::OutOfTime { .. } => unreachable!("this time has no end"),
+            }),
+        )
+    })
+}
+
+/// The same until `time_is_up`, which is asked before every turn.
+///
+/// # Errors
+/// The first error of `done`, which ends the measurement.
+pub(crate) fn measure_until<E: Display, D>(
+    driver: &Driver<'_>,
+    repeats: &Repeats,
+    tasks: &[Task<'_, E>],
+    seed: u64,
+    time_is_up: &dyn Fn() -> bool,
+    mut done: impl FnMut(usize, Result<Measurement, Unmeasured>) -> Result<(), D>,
+) -> Result<(), D> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut pending: Vec<(usize, Option<Measurement>)> = (0..tasks.len()).map(|task| (task, None)).collect();
     while !pending.is_empty() {
         pending.shuffle(&mut rng);
         let mut unfinished = Vec::with_capacity(pending.len());
         for (number, so_far) in pending {
+            if time_is_up() {
+                let (runs, needed) = (so_far.map_or(0, |measured| measured.runs.len()), repeats.min_runs);
+                done(number, Err(Unmeasured::OutOfTime { runs, needed }))?;
+                continue;
+            }
             match take_turn(driver, repeats, &tasks[number], so_far) {
                 Ok(measured) if repeats.satisfied(&measured.runs) => done(number, Ok(thin(measured)))?,
                 Ok(measured) => unfinished.push((number, Some(measured))),
-                Err(failed) => done(number, Err(failed))?,
+                Err(failed) => done(number, Err(failed.into()))?,
             }
         }
         pending = unfinished;
@@ -74,7 +119,7 @@ fn take_turn<E: Display>(
 }
 
 /// Keeps the latencies of at most [`LATENCY_RUNS`] runs, evenly spread and with the first and the last among them.
-fn thin(mut measured: Measurement) -> Measurement {
+pub(crate) fn thin(mut measured: Measurement) -> Measurement {
     let runs = measured.runs.len();
     if runs > LATENCY_RUNS {
         let kept: Vec<usize> = (0..LATENCY_RUNS).map(|i| i * (runs - 1) / (LATENCY_RUNS - 1)).collect();
@@ -144,6 +189,30 @@ mod tests {
         assert_eq!(outcomes, [(0, false), (1, true)]);
         let full = measure_interleaved(&Driver::new(5), &BRIEF, &tasks, 1, |_, _| Err("disk full"));
         assert_eq!(full, Err("disk full"));
+    }
+
+    #[test]
+    fn what_is_unfinished_when_the_time_ends_is_told_as_that() {
+        let tasks: Vec<Task<_>> =
+            (0..3).map(|_| Task { threads: 1, work: Work::single(|_| Ok::<_, Infallible>(Hits::default())) }).collect();
+        let asked = std::cell::Cell::new(0);
+        let fourth = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 4
+        };
+        let endless = Repeats { min_runs: usize::MAX, ..BRIEF };
+        let mut outcomes = Vec::new();
+        measure_until(&Driver::new(5), &endless, &tasks, 1, &fourth, |task, measured| {
+            outcomes.push((task, measured));
+            Ok::<_, Infallible>(())
+        })
+        .expect("done never fails");
+        outcomes.sort_by_key(|(task, _)| *task);
+        assert_eq!(outcomes.len(), 3);
+        for (_, outcome) in outcomes {
+            let unmeasured = outcome.expect_err("never enough");
+            assert!(unmeasured.to_string().starts_with("time budget: it ended after"), "{unmeasured}");
+        }
     }
 
     #[test]

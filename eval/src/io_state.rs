@@ -3,8 +3,12 @@
 //! In: what a plan asks for. Out: [`Placement`]s, each of which opens an index in one way; figures of two placements
 //! never share a line of a chart.
 
+use std::str::FromStr;
+
 use kiln_builder::{DriveReads, IoEngine, OpenParams, Residency};
 use serde::{Deserialize, Serialize};
+
+use crate::units::parse_bytes;
 
 /// What a page read from the drive passes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -43,6 +47,21 @@ impl IoState {
     }
 }
 
+impl FromStr for IoState {
+    type Err = String;
+
+    /// `direct`, `cold`, `warm`, `capped:256MiB`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "direct" => Ok(IoState::Direct),
+            None if text == "cold" => Ok(IoState::Cold),
+            None if text == "warm" => Ok(IoState::Warm),
+            Some(("capped", size)) => Ok(IoState::Capped { bytes: parse_bytes(size)? }),
+            _ => Err("use direct, cold, warm, or capped and a size, such as capped:256MiB".into()),
+        }
+    }
+}
+
 /// Where an index lies while it is searched, and what its searches may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Placement {
@@ -60,6 +79,28 @@ pub enum Placement {
 }
 
 impl Placement {
+    /// Every place that is asked for: memory, and on the drive every state with every memory. No state means direct, and
+    /// no memory whatever the layout does best with.
+    pub fn product(residencies: &[Residency], states: &[IoState], memories: &[u64]) -> Vec<Placement> {
+        let states = if states.is_empty() { &[IoState::Direct][..] } else { states };
+        let mut budgets: Vec<Option<u64>> = memories.iter().copied().map(Some).collect();
+        if budgets.is_empty() {
+            budgets.push(None);
+        }
+        let on_drive = || {
+            let each = states.iter().flat_map(|&state| budgets.iter().map(move |&memory| (state, memory)));
+            each.map(|(state, memory)| Placement::Ssd { state, memory, io: IoEngine::default() })
+        };
+        let mut placements = Vec::new();
+        for &residency in residencies {
+            match residency {
+                Residency::Memory => placements.push(Placement::Memory),
+                Residency::Ssd => placements.extend(on_drive()),
+            }
+        }
+        placements
+    }
+
     /// `memory` or `ssd`.
     pub fn residency(&self) -> Residency {
         match self {
@@ -156,6 +197,23 @@ mod tests {
         ];
         let unique: std::collections::BTreeSet<&String> = keys.iter().collect();
         assert_eq!(unique.len(), keys.len(), "{keys:?}");
+    }
+
+    #[test]
+    fn states_are_read_as_people_write_them() {
+        assert_eq!("cold".parse(), Ok(IoState::Cold));
+        assert_eq!("capped:256MiB".parse(), Ok(IoState::Capped { bytes: 256 << 20 }));
+        for wrong in ["", "hot", "capped", "direct:1", "capped:"] {
+            assert!(wrong.parse::<IoState>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn states_and_memories_multiply_on_the_drive_alone() {
+        let both = [Residency::Memory, Residency::Ssd];
+        let all = Placement::product(&both, &[IoState::Direct, IoState::Cold], &[1, 2, 3]);
+        assert_eq!((all.len(), all[0]), (7, Placement::Memory));
+        assert_eq!(Placement::product(&[Residency::Ssd], &[], &[]), [Placement::from(Residency::Ssd)]);
     }
 
     #[test]

@@ -4,13 +4,17 @@
 //! ([`record`]), and figures derived from them by pure functions ([`metrics`]).
 //!
 //! [`run_bench`] walks the whole way: [`plan`] says which settings, [`measure`] and [`interleave`] time them,
-//! [`judge`](mod@judge) scores their answers, [`store`] keeps both, [`provenance`] says where. [`tune()`] finds the
-//! setting that reaches a recall. Where an index lies is a [`Placement`]; [`page_cache`] and [`memory_cap`] bring its
-//! conditions about.
+//! [`judge`](mod@judge) scores their answers, [`store`] keeps both, [`provenance`] says where. A plan is made of options, or
+//! of a file ([`experiment`]); [`noise`] says what the machine can tell apart, [`held_out`] what a choice is worth, and
+//! [`peer`] measures other libraries beside. [`tune()`] finds the setting that reaches a recall. Where an index lies is a
+//! [`Placement`]; [`page_cache`] and [`memory_cap`] bring its conditions about.
 
 mod answers;
+mod budget;
 mod conditions;
 mod error;
+pub mod experiment;
+pub mod held_out;
 mod index_bench;
 pub mod interleave;
 mod io_state;
@@ -20,10 +24,14 @@ pub mod load;
 pub mod measure;
 pub mod memory_cap;
 pub mod metrics;
+pub mod noise;
+mod numa;
 pub mod page_cache;
 mod pairs;
+pub mod peer;
 pub mod plan;
 pub mod provenance;
+mod prune;
 pub mod record;
 mod run;
 mod single;
@@ -32,14 +40,16 @@ pub mod store;
 mod subject;
 mod sys;
 mod tune;
+pub mod units;
 
 pub use answers::{QueryAnswers, answer_all, answer_in_batch};
 pub use error::EvalError;
 pub use io_state::{IoState, Placement};
 pub use judge::{Judge, JudgeError, Judgement, judge};
 pub use lid::query_lid;
-pub use plan::{IndexSpec, Plan, PlanError, Setting};
-pub use run::run_bench;
+pub use peer::{PeerLimits, PeerSpec};
+pub use plan::{Engine, IndexSpec, Plan, PlanError, SearchGrid, Setting};
+pub use run::{check, run_bench};
 pub use single::{SingleMeasurement, SingleSearch, measure_single};
 pub use store::{RunFolder, StoreError, load};
 pub use tune::{

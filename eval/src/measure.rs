@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use kiln_builder::Hits;
 
+use crate::numa;
 use crate::record::{RunSample, Warmup};
 use crate::sys;
 
@@ -47,6 +48,13 @@ impl Repeats {
     /// Seconds that a setting is measured for before the next has its turn.
     pub fn turn_seconds(&self) -> f64 {
         self.min_seconds / self.min_runs.max(1) as f64
+    }
+
+    /// About how many seconds a setting takes whose passes take `pass` each, its warm-up included.
+    pub(crate) fn cost_seconds(&self, pass: f64) -> f64 {
+        // Three windows at least, of a pass each at least where passes are long.
+        let warmup = (3.0 * self.window_seconds.max(pass)).min(self.warmup_seconds.max(pass));
+        warmup + self.min_seconds.max(self.min_runs as f64 * pass) * 1.1
     }
 
     /// Whether these runs suffice.
@@ -125,8 +133,7 @@ impl<'a> Driver<'a> {
         // Threads inherit their creator's affinity: were rayon's pool first used by a search on a pinned thread, all of
         // it would share that thread's CPU for good.
         rayon::current_num_threads();
-        // From the last down: the first CPU serves most interrupts.
-        let mut cpus: Vec<usize> = sys::allowed_cpus().into_iter().rev().collect();
+        let mut cpus: Vec<usize> = numa::search_order();
         if let Some(&cpu) = cpus.first() {
             let pinned = std::thread::scope(|scope| scope.spawn(|| sys::pin_thread(cpu)).join());
             if !matches!(pinned, Ok(Ok(()))) {
@@ -377,7 +384,7 @@ fn round_to_clock(microseconds: f32) -> f32 {
 }
 
 /// Whether the last windows of a warm-up lie within 2% of the fastest of them.
-fn agree(rates: &[f64]) -> bool {
+pub(crate) fn agree(rates: &[f64]) -> bool {
     let Some(last) = rates.len().checked_sub(WARMUP_WINDOWS).map(|start| &rates[start..]) else { return false };
     let fastest = last.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let slowest = last.iter().copied().fold(f64::INFINITY, f64::min);

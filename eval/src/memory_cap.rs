@@ -1,7 +1,8 @@
-//! A control group that this process joins for a while, so that it and the page cache it fills have only so much memory.
+//! A control group that this process joins for a while, or another for its life, so that it and the page cache it fills
+//! have only so much memory.
 //!
-//! In: a number of bytes. Out: a [`MemoryCap`], in force until it is dropped; or why there can be none. Control
-//! groups of version 2 only.
+//! In: a number of bytes. Out: a [`MemoryCap`] on this process, in force until it is dropped, or a `ChildCap` for
+//! another; or why there can be none. Control groups of version 2 only.
 //!
 //! Memory stays charged to the group in which it was first touched: what the process holds when it joins is not
 //! counted, what it takes from then on is.
@@ -9,6 +10,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::provenance::cgroup;
 
@@ -95,6 +97,64 @@ impl Drop for MemoryCap {
     }
 }
 
+/// A group for another process.
+#[derive(Debug)]
+pub(crate) struct ChildCap {
+    group: PathBuf,
+}
+
+impl ChildCap {
+    /// Makes a group of at most `bytes` bytes, without swap, in which no process is yet.
+    pub(crate) fn new(bytes: u64) -> Result<Self, CapRefused> {
+        Self::under(Path::new("/"), bytes)
+    }
+
+    fn under(root: &Path, bytes: u64) -> Result<Self, CapRefused> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let own = cgroup::group_folders(root, None);
+        let Some(home) = own.first() else { return Err(CapRefused::NoGroups) };
+        let parent = own.get(1).unwrap_or(home);
+        hand_down_memory(parent)?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let group = parent.join(format!("kiln-peer-{}-{number}", std::process::id()));
+        fs::create_dir(&group).map_err(refused(&group, "make a control group"))?;
+        let cap = Self { group };
+        let limit = cap.group.join("memory.max");
+        fs::write(&limit, bytes.to_string()).map_err(refused(&limit, "limit its memory"))?;
+        // As for our own: where swap is not accounted there is none to forbid.
+        let _ = fs::write(cap.group.join("memory.swap.max"), "0");
+        Ok(cap)
+    }
+
+    /// Moves a process into the group; what it holds already is not counted.
+    pub(crate) fn take(&self, process: u32) -> Result<(), CapRefused> {
+        let file = self.group.join("cgroup.procs");
+        fs::write(&file, process.to_string()).map_err(refused(&file, "move the process into the control group"))
+    }
+
+    /// Whether the kernel has ended a process of the group for want of memory.
+    pub(crate) fn out_of_memory(&self) -> bool {
+        let events = fs::read_to_string(self.group.join("memory.events")).unwrap_or_default();
+        let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok());
+        kills.is_some_and(|kills| kills > 0)
+    }
+}
+
+impl Drop for ChildCap {
+    fn drop(&mut self) {
+        // A process that was killed leaves its group a moment later.
+        for _ in 0..50 {
+            match fs::remove_dir(&self.group) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                _ => return,
+            }
+        }
+        tracing::warn!("{}: the control group is left behind", self.group.display());
+    }
+}
+
 /// Has `group` offer the memory controller to the groups in it.
 fn hand_down_memory(group: &Path) -> Result<(), CapRefused> {
     let file = group.join("cgroup.subtree_control");
@@ -149,6 +209,21 @@ mod tests {
         assert_eq!(read(format!("{own}/cgroup.procs")), std::process::id().to_string());
         drop(cap);
         assert_eq!(read("user.slice/a.scope/cgroup.procs".into()), std::process::id().to_string());
+    }
+
+    #[test]
+    fn a_group_for_another_process_is_made_and_tells_who_was_killed() {
+        let root = system("/user.slice/a.scope", "/user.slice", "cpu memory pids\n", "memory pids\n");
+        let cap = ChildCap::under(root.path(), 1 << 28).expect("allowed");
+        let read = |file: &str| fs::read_to_string(cap.group.join(file)).expect("written");
+        cap.take(77).expect("moved");
+        assert_eq!((read("memory.max"), read("memory.swap.max")), ("268435456".into(), "0".into()));
+        assert_eq!(read("cgroup.procs"), "77");
+        assert!(!cap.out_of_memory());
+        fs::write(cap.group.join("memory.events"), "low 0\nmax 9\noom 1\noom_kill 1\n").expect("written");
+        assert!(cap.out_of_memory());
+        let second = ChildCap::under(root.path(), 1 << 20).expect("another");
+        assert_ne!(second.group, cap.group);
     }
 
     #[test]

@@ -137,8 +137,9 @@ fn ratios(hits: &[u16], possible: &[u16]) -> Vec<f64> {
 
 /// Queries of one run.
 pub fn queries(setting: &SettingRecord) -> usize {
-    // A pass in batches times no query; what each cost is counted in every mode.
-    setting.runs.first().map_or(0, |run| run.latency_us.len().max(setting.answers.distances.len()))
+    // A pass in batches times no query; what each cost is counted in every mode, and of peers how each was judged.
+    let answers = &setting.answers;
+    setting.runs.first().map_or(0, |run| run.latency_us.len().max(answers.distances.len()).max(answers.possible.len()))
 }
 
 /// Queries a second: the median over runs, with its interval.
@@ -291,6 +292,7 @@ mod tests {
                 kernel_bytes: Some(12288),
             },
             failure: None,
+            skip: None,
         }
     }
 

@@ -1,20 +1,23 @@
 //! What to measure: indexes, search settings and modes, each with a stable key.
 //!
-//! In: the options of a `bench` command and the shape of an index. Out: the list of [`Setting`]s. Equal keys mean
+//! In: the options of a `bench` command, or an experiment's file, and the shape of an index. Out: the list of [`Setting`]s. Equal keys mean
 //! equal measurements, which is how an interrupted run resumes: the key of a setting covers the data set, the index,
 //! the search parameters, the mode, k, where the index lies and the plan of repeats.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kiln_builder::{Effort, IndexKind, IndexParams, Navigate};
 use kiln_kernels::Metric;
 use serde_json::Value;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
+use crate::held_out::HeldOut;
 use crate::io_state::Placement;
 use crate::judge::MAX_K;
 use crate::measure::Repeats;
+use crate::peer::PeerSpec;
 use crate::record::Mode;
 
 /// Default search lists as multiples of k (of 10 where k is smaller), and every other one for a quick look.
@@ -35,6 +38,33 @@ pub enum IndexSpec {
     Open(PathBuf),
 }
 
+/// What is measured: an index of Kiln's, or another library.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Engine {
+    /// An index in this process.
+    Kiln {
+        /// The index.
+        index: IndexSpec,
+        /// How it is searched.
+        search: SearchGrid,
+    },
+    /// Another process.
+    Peer(PeerSpec),
+}
+
+/// Search parameters to measure: all combinations of those that apply to the kind of index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SearchGrid {
+    /// Search lists of graph indexes; empty: a default sweep.
+    pub search_lists: Vec<usize>,
+    /// How graphs are walked; empty: as layout and residency do best.
+    pub navigate: Vec<Navigate>,
+    /// Lists scanned of inverted files; empty: a default sweep.
+    pub nprobes: Vec<usize>,
+    /// Candidates re-ranked of inverted files; empty: as the index does by default.
+    pub reranks: Vec<usize>,
+}
+
 /// A benchmark: what is measured, and where the records go.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -46,26 +76,26 @@ pub struct Plan {
     pub k: usize,
     /// How rows are compared; `None`: as the data set says.
     pub metric: Option<Metric>,
-    /// The indexes.
-    pub indexes: Vec<IndexSpec>,
-    /// Search lists of graph indexes; empty: a default sweep.
-    pub search_lists: Vec<usize>,
-    /// How graphs are walked.
-    pub navigate: Navigate,
-    /// Lists scanned of inverted files; empty: a default sweep.
-    pub nprobes: Vec<usize>,
-    /// Candidates re-ranked of inverted files; `None`: as the index does by default.
-    pub rerank: Option<usize>,
-    /// Thread counts of the throughput modes; `latency-1` is always measured.
-    pub threads: Vec<usize>,
-    /// Thread counts of the batch modes; empty: none is measured.
-    pub batch: Vec<usize>,
+    /// What is measured.
+    pub engines: Vec<Engine>,
+    /// The modes; none where only builds are measured.
+    pub modes: Vec<Mode>,
     /// Where each index lies while it is searched; all are measured, one after another.
     pub placements: Vec<Placement>,
     /// Only so many of the queries, the first; `None`: all.
     pub queries: Option<usize>,
+    /// How often and how long each setting is measured.
+    pub repeats: Repeats,
     /// Fewer repeats and settings than the methodology asks for.
     pub quick: bool,
+    /// The queries by which no setting is chosen or pruned.
+    pub held_out: Option<HeldOut>,
+    /// The time that all may take; `None`: as much as it takes.
+    pub budget: Option<Duration>,
+    /// Leave out settings that a short probe shows to be off the frontier.
+    pub prune: bool,
+    /// The engine that does nothing, by which the cost of the protocol of peers is measured where there is one.
+    pub noop: Option<Vec<String>>,
     /// Orders the settings and draws the sample of truth that is checked.
     pub seed: u64,
 }
@@ -155,7 +185,7 @@ impl Plan {
         let check = |ok: bool, name, value, allowed: String| {
             if ok { Ok(()) } else { Err(PlanError::OutOfRange { name, value, allowed }) }
         };
-        if self.indexes.is_empty() {
+        if self.engines.is_empty() {
             return Err(PlanError::NoIndex.into());
         }
         if self.placements.is_empty() {
@@ -164,18 +194,16 @@ impl Plan {
         check(self.queries != Some(0), "queries", 0, "1 or more".to_string())?;
         let most = n.min(MAX_K as u64);
         check(self.k >= 1 && self.k as u64 <= most, "k", self.k, format!("1 to {most}"))?;
-        let positive = [
-            ("threads", &self.threads),
-            ("threads", &self.batch),
-            ("search-list", &self.search_lists),
-            ("nprobe", &self.nprobes),
-        ];
-        for (name, values) in positive {
-            for &value in values {
-                check(value >= 1, name, value, "1 or more".to_string())?;
-            }
+        for mode in &self.modes {
+            check(mode.threads() >= 1, "threads", mode.threads(), "1 or more".to_string())?;
         }
-        for index in &self.indexes {
+        for engine in &self.engines {
+            let Engine::Kiln { index, search } = engine else { continue };
+            for (name, values) in [("search-list", &search.search_lists), ("nprobe", &search.nprobes)] {
+                for &value in values {
+                    check(value >= 1, name, value, "1 or more".to_string())?;
+                }
+            }
             if let IndexSpec::Build(params) = index {
                 params.validate(dim)?;
             }
@@ -183,47 +211,49 @@ impl Plan {
         Ok(())
     }
 
-    /// How often and how long each setting is measured.
-    pub fn repeats(&self) -> Repeats {
-        if self.quick { Repeats::QUICK } else { Repeats::FULL }
-    }
-
-    /// The modes: `latency-1`, then `batch-T` and `throughput-T` for each of their thread counts, ascending.
+    /// The modes, each once, in the order in which they were named.
     pub fn modes(&self) -> Vec<Mode> {
-        let batch = ascending(self.batch.clone()).into_iter().map(|threads| Mode::Batch { threads });
-        let throughput = ascending(self.threads.clone()).into_iter().map(|threads| Mode::Throughput { threads });
-        std::iter::once(Mode::Latency1).chain(batch).chain(throughput).collect()
+        once(&self.modes)
     }
 
     /// The search parameters for an index of `n` rows, ascending in effort. Those that ask for more than the index has,
     /// or for less than k candidates, are measured as what the search makes of them, once.
-    pub fn efforts(&self, kind: IndexKind, nlist: Option<usize>, n: u64) -> Vec<Effort> {
+    pub fn efforts(&self, search: &SearchGrid, kind: IndexKind, nlist: Option<usize>, n: u64) -> Vec<Effort> {
         let n = usize::try_from(n).unwrap_or(usize::MAX);
         match kind {
             IndexKind::Vamana => {
-                let lists =
-                    if self.search_lists.is_empty() { self.default_search_lists() } else { self.search_lists.clone() };
-                let clamped = lists.into_iter().map(|list| list.max(self.k).min(n));
-                let navigate = self.navigate;
-                ascending(clamped.collect())
-                    .into_iter()
-                    .map(|search_list| Effort::Graph { search_list, navigate })
-                    .collect()
+                let asked = &search.search_lists;
+                let lists = if asked.is_empty() { self.default_search_lists() } else { asked.clone() };
+                let clamped = ascending(lists.into_iter().map(|list| list.max(self.k).min(n)).collect());
+                let walks = if search.navigate.is_empty() { vec![Navigate::Best] } else { once(&search.navigate) };
+                let each = clamped.into_iter().flat_map(|list| walks.iter().map(move |&walk| (list, walk)));
+                each.map(|(search_list, navigate)| Effort::Graph { search_list, navigate }).collect()
             }
             IndexKind::IvfPq => {
                 let nlist = nlist.unwrap_or(n).clamp(1, n.max(1));
-                let probes = if self.nprobes.is_empty() { self.default_nprobes(nlist) } else { self.nprobes.clone() };
-                let clamped = probes.into_iter().map(|nprobe| nprobe.min(nlist));
-                let rerank = self.rerank.unwrap_or_else(|| Effort::default_rerank(self.k)).max(self.k);
-                ascending(clamped.collect()).into_iter().map(|nprobe| Effort::Lists { nprobe, rerank }).collect()
+                let asked = &search.nprobes;
+                let probes = if asked.is_empty() { self.default_nprobes(nlist) } else { asked.clone() };
+                let clamped = ascending(probes.into_iter().map(|nprobe| nprobe.min(nlist)).collect());
+                let asked = &search.reranks;
+                let reranks = if asked.is_empty() { vec![Effort::default_rerank(self.k)] } else { asked.clone() };
+                let reranks = ascending(reranks.into_iter().map(|rerank| rerank.max(self.k)).collect());
+                let each = clamped.into_iter().flat_map(|nprobe| reranks.iter().map(move |&rerank| (nprobe, rerank)));
+                each.map(|(nprobe, rerank)| Effort::Lists { nprobe, rerank }).collect()
             }
         }
     }
 
     /// Every effort in every mode at every place.
-    pub fn settings(&self, build_key: &str, kind: IndexKind, nlist: Option<usize>, n: u64) -> Vec<Setting> {
+    pub fn settings(
+        &self,
+        build_key: &str,
+        search: &SearchGrid,
+        kind: IndexKind,
+        nlist: Option<usize>,
+        n: u64,
+    ) -> Vec<Setting> {
         let modes = self.modes();
-        let efforts = self.efforts(kind, nlist, n);
+        let efforts = self.efforts(search, kind, nlist, n);
         let modes = &modes;
         let pairs = efforts.into_iter().flat_map(|effort| modes.iter().map(move |&mode| (effort, mode)));
         let pairs = &pairs.collect::<Vec<_>>();
@@ -242,24 +272,22 @@ impl Plan {
 
     /// The places, each once, in the order in which they were named.
     pub fn placements(&self) -> Vec<Placement> {
-        let mut once: Vec<Placement> = Vec::with_capacity(self.placements.len());
-        for &placement in &self.placements {
-            if !once.contains(&placement) {
-                once.push(placement);
-            }
-        }
-        once
+        once(&self.placements)
     }
 
     fn setting_key(&self, build_key: &str, effort: Effort, mode: Mode, placement: Placement) -> String {
-        let Repeats { min_runs, min_seconds, warmup_seconds, window_seconds } = self.repeats();
+        self.key_of(build_key, &effort.by_name(), mode, &placement.key())
+    }
+
+    /// The key of a setting whose index lies where `place` says.
+    pub(crate) fn key_of(&self, build_key: &str, search: &BTreeMap<String, Value>, mode: Mode, place: &str) -> String {
+        let Repeats { min_runs, min_seconds, warmup_seconds, window_seconds } = self.repeats;
         let determines = format!(
-            "build={build_key};{};mode={};k={};residency={};runs={min_runs};\
+            "build={build_key};{};mode={};k={};residency={place};runs={min_runs};\
              seconds={min_seconds};warmup={warmup_seconds};window={window_seconds}",
-            named(&effort.by_name()),
+            named(search),
             mode.name(),
             self.k,
-            placement.key(),
         );
         format!("{:016x}", xxh3_64(determines.as_bytes()))
     }
@@ -296,6 +324,17 @@ pub(crate) fn opened_key(fingerprint: &str, first_page: &[u8]) -> String {
     let mut determines = fingerprint.as_bytes().to_vec();
     determines.extend_from_slice(first_page);
     format!("{:032x}", xxh3_128(&determines))
+}
+
+/// The values, each once, in the order of their first appearance.
+fn once<T: Copy + PartialEq>(values: &[T]) -> Vec<T> {
+    let mut once: Vec<T> = Vec::with_capacity(values.len());
+    for &value in values {
+        if !once.contains(&value) {
+            once.push(value);
+        }
+    }
+    once
 }
 
 fn ascending(mut values: Vec<usize>) -> Vec<usize> {

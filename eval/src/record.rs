@@ -15,12 +15,15 @@
 //! function over them, in [`crate::metrics`].
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use kiln_builder::Searcher;
 use serde::{Deserialize, Serialize};
 
+pub use crate::held_out::HeldOut;
 pub use crate::io_state::IoState;
 pub use crate::load::LoadRecord;
+pub use crate::noise::NoiseCheck;
 
 /// Version of this schema; a reader refuses others and names both.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -28,6 +31,9 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// Runs of a setting whose latencies are kept, at most: a small query set makes hundreds of runs in the time
 /// that the methodology asks for, and every one of them would cost a number a query.
 pub const LATENCY_RUNS: usize = 20;
+
+/// Threads of a mode at most: no machine that Kiln knows has more.
+pub const MAX_THREADS: usize = 4096;
 
 /// What identifies and reproduces a run. One a folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +55,29 @@ pub struct RunHeader {
     /// What the drive can do, measured on the first index that was served from it; `None` where none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drive_ceiling: Option<DriveCeiling>,
+    /// One setting measured against itself before all others; `None` where nothing was measured, and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<NoiseCheck>,
+    /// The queries by which no setting is chosen; `None` where all choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<HeldOut>,
+    /// What the protocol of peers costs, measured on an engine that does nothing; `None` where no peer was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_overhead: Option<PeerOverhead>,
+}
+
+/// What measuring through the protocol of peers costs: an engine that answers at once, and wrongly.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerOverhead {
+    /// What was run.
+    pub command: Vec<String>,
+    /// Microseconds that a query took one at a time, by the engine's own clock; the median of all.
+    pub latency_us: f64,
+    /// Queries a second with all in one call, by the engine's own clock; the median of passes.
+    pub batch_qps: f64,
+    /// Seconds from asking for one pass to having its answers, less the pass itself: what a turn costs beside the time
+    /// that is measured.
+    pub turn_seconds: f64,
 }
 
 /// The most that a drive gives: random reads of one 4 KiB page each, past the page cache, by a program that does nothing
@@ -138,9 +167,9 @@ pub struct DatasetRecord {
 pub struct BuildRecord {
     /// Unique within the run: hash of kind, parameters and data set fingerprint.
     pub key: String,
-    /// `vamana` or `ivf-pq`.
+    /// `vamana`, `ivf-pq`, or the name of a peer.
     pub index: String,
-    /// The index file.
+    /// The index file; of a peer, its command.
     pub path: String,
     /// Build parameters by name.
     pub params: BTreeMap<String, serde_json::Value>,
@@ -224,6 +253,32 @@ impl Mode {
     }
 }
 
+impl FromStr for Mode {
+    type Err = String;
+
+    /// `latency-1`, `throughput-2`, `batch-1`, ...
+    fn from_str(text: &str) -> Result<Self, String> {
+        let threads = |text: &str| text.parse::<usize>().ok().filter(|threads| (1..=MAX_THREADS).contains(threads));
+        let mode = match text.split_once('-') {
+            Some(("latency", "1")) => Some(Mode::Latency1),
+            Some(("throughput", number)) => threads(number).map(|threads| Mode::Throughput { threads }),
+            Some(("batch", number)) => threads(number).map(|threads| Mode::Batch { threads }),
+            _ => None,
+        };
+        mode.ok_or_else(|| format!("use latency-1, throughput-T or batch-T, with T from 1 to {MAX_THREADS} threads"))
+    }
+}
+
+/// Why a setting was left out on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Skip {
+    /// After a short probe another setting beat it in recall and in throughput by more than the noise. It stays out.
+    Pruned,
+    /// There was no time left. A run that is continued measures it.
+    TimeBudget,
+}
+
 /// One search setting of one index in one mode, fully measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SettingRecord {
@@ -254,8 +309,11 @@ pub struct SettingRecord {
     pub runs: Vec<RunSample>,
     /// What the judge and the index counted, once (answers do not change between runs).
     pub answers: Answers,
-    /// Set when the setting could not be measured; `runs` and `answers` are then empty.
+    /// Set when the setting was not measured, with the reason; `runs` and `answers` are then empty.
     pub failure: Option<String>,
+    /// Set where that was on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip: Option<Skip>,
 }
 
 /// The warm-up of a setting.

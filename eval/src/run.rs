@@ -12,22 +12,27 @@ use kiln_builder::{BuildReport, BuildRequest, Index, IndexParams, Residency, Sea
 use kiln_datasets::Dataset;
 use kiln_kernels::{Backend, Progress};
 
+use crate::budget::Budget;
 use crate::conditions::Conditions;
 use crate::error::EvalError;
-use crate::index_bench::{IndexBench, failed};
+use crate::held_out::HeldOut;
+use crate::index_bench::{IndexBench, NO_TIME, failed};
 use crate::io_state::Placement;
 use crate::judge::Judge;
-use crate::plan::{self, IndexSpec, Plan, PlanError, Setting};
+use crate::numa;
+use crate::peer::{PeerStage, Peers};
+use crate::plan::{self, Engine, IndexSpec, Plan, PlanError, SearchGrid, Setting};
 use crate::provenance;
-use crate::record::{BuildRecord, Machine, RunData, RunHeader, SCHEMA_VERSION};
-use crate::store::{RunFolder, StoreError};
+use crate::record::{BuildRecord, Machine, RunData, RunHeader, SCHEMA_VERSION, SettingRecord, Skip};
+use crate::store::{self, RunFolder, StoreError};
 use crate::subject::Subject;
 
 /// Bytes of an index's first page, which identifies its contents.
 const PAGE: u64 = 4096;
 
 /// Runs `plan` on `dataset`, resuming what its run folder already holds: settings that were measured and indexes that
-/// were built are not done again. A setting whose search fails is kept as a failure, and the rest go on.
+/// were built are not done again. A setting whose search fails is kept as a failure, and the rest go on; so is a peer
+/// that crashes, hangs or takes too much memory. Settings for which the plan's time does not suffice are kept as skipped.
 ///
 /// # Errors
 /// A plan that does not fit the data set, a run folder that cannot be used or belongs to another run, an index that
@@ -38,6 +43,7 @@ pub fn run_bench<B: Backend>(
     backend: &B,
     progress: &dyn Progress,
 ) -> Result<RunData, EvalError> {
+    let budget = Budget::new(plan.budget);
     plan.validate(dataset.base.len(), dataset.base.dim())?;
     let subject = Subject::new(plan, dataset)?;
     let mut folder = RunFolder::open(&plan.out)?;
@@ -47,34 +53,103 @@ pub fn run_bench<B: Backend>(
         None => {
             let dataset = subject.record(plan, backend, progress)?;
             let (created, command) = (provenance::utc_now(), plan.command.clone());
-            let (k, quick) = (plan.k, plan.quick);
-            let drive_ceiling = None;
-            let schema = SCHEMA_VERSION;
-            folder.begin(RunHeader { schema, created, command, machine, dataset, k, quick, drive_ceiling })?;
+            folder.begin(RunHeader {
+                schema: SCHEMA_VERSION,
+                created,
+                command,
+                machine,
+                dataset,
+                k: plan.k,
+                quick: plan.quick,
+                drive_ceiling: None,
+                noise: None,
+                held_out: plan.held_out,
+                peer_overhead: None,
+            })?;
         }
     }
     let mut judge = None;
-    for spec in &plan.indexes {
-        let index = Candidate::of(spec, &subject, backend, &folder)?;
-        let pending = index.pending(plan, &folder);
-        if pending.is_empty() && folder.build(&index.key).is_some() {
-            tracing::info!("{}: every setting is measured already", index.path.display());
-            continue;
-        }
-        let mut built = index.built(&subject, backend, progress, &folder)?;
-        let judge = match &mut judge {
-            Some(judge) => judge,
-            missing => missing.insert(subject.judge(plan, backend, progress)?),
-        };
-        let mut stage = Stage { plan, subject: &subject, judge, folder: &mut folder, progress };
-        for placement in plan.placements() {
-            let here: Vec<Setting> = pending.iter().filter(|setting| setting.placement == placement).cloned().collect();
-            if !here.is_empty() || stage.folder.build(&index.key).is_none() {
-                stage.measure(&index, built.as_mut(), placement, here)?;
+    let mut peers = Peers::new(&subject, plan);
+    for (number, engine) in plan.engines.iter().enumerate() {
+        let budget = budget.share(plan.engines.len() - number);
+        match engine {
+            Engine::Kiln { index, search } => {
+                let index = Candidate::of(index, search, &subject, backend, &folder)?;
+                let pending = index.pending(plan, &folder);
+                if pending.is_empty() && folder.build(&index.key).is_some() {
+                    tracing::info!("{}: every setting is measured already", index.path.display());
+                    continue;
+                }
+                if budget.is_spent() {
+                    give_up(&mut folder, plan, &pending, Some(Skip::TimeBudget), NO_TIME)?;
+                    continue;
+                }
+                let mut built = index.built(&subject, backend, progress, &folder)?;
+                let judge = judged_by(&mut judge, plan, &subject, backend, progress)?;
+                let mut stage = Stage { plan, subject: &subject, judge, folder: &mut folder, progress };
+                let placements = plan.placements();
+                for (place, &placement) in placements.iter().enumerate() {
+                    let here: Vec<Setting> =
+                        pending.iter().filter(|setting| setting.placement == placement).cloned().collect();
+                    if !here.is_empty() || stage.folder.build(&index.key).is_none() {
+                        let budget = budget.share(placements.len() - place);
+                        stage.measure(&index, built.as_mut(), placement, here, budget)?;
+                    }
+                }
+            }
+            Engine::Peer(peer) => {
+                let pending = peers.pending(peer, plan, &folder);
+                if pending.is_empty() {
+                    tracing::info!("{}: every setting is measured already", peer.name);
+                    continue;
+                }
+                let judge = judged_by(&mut judge, plan, &subject, backend, progress)?;
+                peers.measure(peer, pending, &mut PeerStage { plan, judge, folder: &mut folder, progress, budget })?;
             }
         }
     }
     Ok(folder.into_data()?)
+}
+
+/// Refuses a plan that cannot be run on `dataset`, without running anything: what [`run_bench`] would refuse.
+///
+/// # Errors
+/// A plan that does not fit the data set, or a run folder that holds another run.
+pub fn check(plan: &Plan, dataset: &Dataset) -> Result<(), EvalError> {
+    plan.validate(dataset.base.len(), dataset.base.dim())?;
+    let subject = Subject::new(plan, dataset)?;
+    match store::read_header(&plan.out)? {
+        Some(header) => Ok(refuse_other_run(&plan.out, &header, plan, &subject, &provenance::machine(&plan.out))?),
+        None => Ok(()),
+    }
+}
+
+/// The judge of a run, made when it is first needed.
+fn judged_by<'j, 'd, B: Backend>(
+    judge: &'j mut Option<Judge<'d>>,
+    plan: &Plan,
+    subject: &Subject<'d>,
+    backend: &B,
+    progress: &dyn Progress,
+) -> Result<&'j Judge<'d>, EvalError> {
+    match judge {
+        Some(judge) => Ok(judge),
+        missing => Ok(missing.insert(subject.judge(plan, backend, progress)?)),
+    }
+}
+
+/// Keeps settings as not measured, on purpose or not.
+fn give_up(
+    folder: &mut RunFolder,
+    plan: &Plan,
+    pending: &[Setting],
+    skip: Option<Skip>,
+    problem: &str,
+) -> Result<(), EvalError> {
+    for setting in pending {
+        folder.add_setting(SettingRecord { skip, ..failed(setting, plan.k, problem) })?;
+    }
+    Ok(())
 }
 
 /// What all measurements of a run share.
@@ -95,6 +170,7 @@ impl Stage<'_, '_, '_> {
         built: Option<&mut Built>,
         placement: Placement,
         pending: Vec<Setting>,
+        budget: Budget,
     ) -> Result<(), EvalError> {
         if placement != Placement::Memory {
             self.measure_drive(&index.path)?;
@@ -103,6 +179,8 @@ impl Stage<'_, '_, '_> {
             Ok(conditions) => conditions,
             Err(problem) => return self.give_up(&placement, &pending, &problem),
         };
+        // The memory of an index is touched first where it is to be searched from.
+        let _near = numa::prefer_searching_node();
         let searcher = match Index::open_with(&index.path, &placement.open_params()) {
             Ok(searcher) => searcher,
             Err(error) if placement.memory().is_some() => {
@@ -114,7 +192,9 @@ impl Stage<'_, '_, '_> {
         if built.as_ref().is_some_and(|built| built.fresh) || self.folder.build(&index.key).is_none() {
             // Parts that only some searches need are read by the first of them: the memory is counted after one. Should
             // it fail, the settings that fail with it say so.
-            if let Some(&effort) = self.plan.efforts(searcher.kind(), searcher.nlist(), searcher.len()).first() {
+            if let Some(&effort) =
+                self.plan.efforts(&index.search, searcher.kind(), searcher.nlist(), searcher.len()).first()
+            {
                 let _ = searcher.search(&queries.slice(0..1), &SearchParams { k: self.plan.k, effort });
             }
             self.folder.add_build(index.record(&searcher, built.as_ref().map(|built| &built.report))?)?;
@@ -131,16 +211,14 @@ impl Stage<'_, '_, '_> {
             index_bytes,
             queries,
             judge: self.judge,
+            budget,
         };
         bench.measure(pending, self.folder, self.progress)
     }
 
     fn give_up(&mut self, placement: &Placement, pending: &[Setting], problem: &str) -> Result<(), EvalError> {
         tracing::error!("{}: not measured: {problem}", placement.words());
-        for setting in pending {
-            self.folder.add_setting(failed(setting, self.plan.k, problem))?;
-        }
-        Ok(())
+        give_up(self.folder, self.plan, pending, None, problem)
     }
 
     /// Measures once a run what the drive below an index can do.
@@ -174,6 +252,10 @@ fn refuse_other_run(
     machine: &Machine,
 ) -> Result<(), StoreError> {
     let repeats = |quick: bool| (if quick { "quick" } else { "full" }).to_string();
+    let held_out = |held_out: Option<HeldOut>| match held_out {
+        Some(HeldOut { fraction, seed }) => format!("{fraction} by seed {seed}"),
+        None => "none".to_string(),
+    };
     let (theirs, ours) = (&header.dataset, subject.dataset);
     let compared = [
         // By content: one file may go by several names.
@@ -182,6 +264,7 @@ fn refuse_other_run(
         ("k", header.k.to_string(), plan.k.to_string()),
         ("number of queries", theirs.queries.to_string(), subject.queries.len().to_string()),
         ("plan of repeats", repeats(header.quick), repeats(plan.quick)),
+        ("held-out part", held_out(header.held_out), held_out(plan.held_out)),
         ("CPU", header.machine.cpu.clone(), machine.cpu.clone()),
         ("program", program(&header.machine), program(machine)),
     ];
@@ -211,6 +294,7 @@ struct Candidate {
     path: PathBuf,
     /// As asked for, or as found in the file.
     params: IndexParams,
+    search: SearchGrid,
     rows: u64,
     build: bool,
 }
@@ -218,23 +302,26 @@ struct Candidate {
 impl Candidate {
     fn of<B: Backend>(
         spec: &IndexSpec,
+        search: &SearchGrid,
         subject: &Subject<'_>,
         backend: &B,
         folder: &RunFolder,
     ) -> Result<Self, EvalError> {
         let (dataset, rows) = (subject.dataset, subject.dataset.base.len());
+        let search = search.clone();
         match spec {
             IndexSpec::Build(params) => {
                 let key = plan::build_key(&dataset.fingerprint, subject.metric, params, &backend.describe());
                 let path = folder.index_path(params.kind().name(), &key);
-                Ok(Self { key, path, params: params.clone(), rows, build: true })
+                Ok(Self { key, path, params: params.clone(), search, rows, build: true })
             }
             IndexSpec::Open(path) => {
                 // From the drive: this reads what the index is, and only measuring needs it in memory.
                 let searcher = Index::open(path, Residency::Ssd)?;
                 refuse_foreign(&searcher, subject)?;
                 let key = plan::opened_key(&dataset.fingerprint, &first_page(path)?);
-                Ok(Self { key, path: path.clone(), params: searcher.meta().params.clone(), rows, build: false })
+                let params = searcher.meta().params.clone();
+                Ok(Self { key, path: path.clone(), params, search, rows, build: false })
             }
         }
     }
@@ -245,7 +332,7 @@ impl Candidate {
             IndexParams::IvfPq(params) => Some(params.nlist),
             IndexParams::Vamana(_) => None,
         };
-        let mut settings = plan.settings(&self.key, self.params.kind(), nlist, self.rows);
+        let mut settings = plan.settings(&self.key, &self.search, self.params.kind(), nlist, self.rows);
         settings.retain(|setting| !folder.is_measured(&setting.key));
         settings
     }

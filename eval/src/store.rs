@@ -13,7 +13,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::load::LOAD_FILE;
-use crate::record::{BuildRecord, DriveCeiling, RunData, RunHeader, SCHEMA_VERSION, SettingRecord};
+use crate::record::{
+    BuildRecord, DriveCeiling, NoiseCheck, PeerOverhead, RunData, RunHeader, SCHEMA_VERSION, SettingRecord, Skip,
+};
 use crate::sys;
 
 const HEADER: &str = "run.json";
@@ -185,8 +187,29 @@ impl RunFolder {
     /// # Errors
     /// When it cannot be written; or when the run has not begun.
     pub fn set_drive_ceiling(&mut self, ceiling: DriveCeiling) -> Result<(), StoreError> {
-        let Some(header) = self.header.clone() else { return Err(StoreError::NoRun { dir: self.dir.clone() }) };
-        self.begin(RunHeader { drive_ceiling: Some(ceiling), ..header })
+        self.amend(|header| header.drive_ceiling = Some(ceiling))
+    }
+
+    /// Adds to the header of a run that has begun how much one setting differs from itself.
+    ///
+    /// # Errors
+    /// As [`set_drive_ceiling`](Self::set_drive_ceiling).
+    pub fn set_noise(&mut self, noise: NoiseCheck) -> Result<(), StoreError> {
+        self.amend(|header| header.noise = Some(noise))
+    }
+
+    /// Adds to the header of a run that has begun what the protocol of peers costs.
+    ///
+    /// # Errors
+    /// As [`set_drive_ceiling`](Self::set_drive_ceiling).
+    pub fn set_peer_overhead(&mut self, overhead: PeerOverhead) -> Result<(), StoreError> {
+        self.amend(|header| header.peer_overhead = Some(overhead))
+    }
+
+    fn amend(&mut self, change: impl FnOnce(&mut RunHeader)) -> Result<(), StoreError> {
+        let Some(mut header) = self.header.clone() else { return Err(StoreError::NoRun { dir: self.dir.clone() }) };
+        change(&mut header);
+        self.begin(header)
     }
 
     /// Where an index of this run is built.
@@ -199,9 +222,16 @@ impl RunFolder {
         self.builds.iter().rev().find(|build| build.key == key)
     }
 
-    /// Whether a setting has been measured. One that failed has not: it is tried again.
+    /// Whether nothing is left to do for a setting: it was measured, or pruned. One that failed, or for which there was
+    /// no time, is tried again; so is one that was measured and has failed since. Its last record counts.
     pub fn is_measured(&self, key: &str) -> bool {
-        self.settings.iter().any(|setting| setting.key == key && setting.failure.is_none())
+        let last = self.settings.iter().rev().find(|setting| setting.key == key);
+        last.is_some_and(|setting| setting.failure.is_none() || setting.skip == Some(Skip::Pruned))
+    }
+
+    /// The records of settings, in the order in which they were kept.
+    pub fn settings(&self) -> &[SettingRecord] {
+        &self.settings
     }
 
     /// Keeps the record of an index.
@@ -276,7 +306,7 @@ fn run_data(header: RunHeader, builds: Vec<BuildRecord>, settings: Vec<SettingRe
 }
 
 /// The header of the run in `dir`, if there is one.
-fn read_header(dir: &Path) -> Result<Option<RunHeader>, StoreError> {
+pub(crate) fn read_header(dir: &Path) -> Result<Option<RunHeader>, StoreError> {
     let path = dir.join(HEADER);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,

@@ -47,6 +47,9 @@ fn header() -> RunHeader {
         k: 5,
         quick: true,
         drive_ceiling: None,
+        noise: None,
+        held_out: None,
+        peer_overhead: None,
     }
 }
 
@@ -65,6 +68,7 @@ fn setting(key: &str, failure: Option<&str>) -> SettingRecord {
         runs: vec![RunSample { seconds: 0.5, latency_us: vec![12.34], cached_bytes: Some(4096) }],
         answers: Answers::default(),
         failure: failure.map(str::to_string),
+        skip: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the measurements ask of the operating system: which CPUs there are, to stay on one of them, to be woken on
-//! time, to own a folder, and what the page cache holds of a file. All `unsafe` of this crate is here.
+//! time, memory near a CPU, to own a folder, what the page cache holds of a file, and to limit, pin and end another
+//! process. All `unsafe` of this crate is here.
 //!
 //! Elsewhere than on Linux no CPU is reported, and so nothing is pinned.
 
@@ -27,17 +28,103 @@ pub(crate) fn allowed_cpus() -> Vec<usize> {
 /// When the system refuses, as some sandboxes do.
 #[cfg(target_os = "linux")]
 pub(crate) fn pin_thread(cpu: usize) -> io::Result<()> {
+    set_affinity(0, &[cpu])
+}
+
+/// Keeps a thread (0: the calling one) on these CPUs.
+#[cfg(target_os = "linux")]
+fn set_affinity(thread: libc::pid_t, cpus: &[usize]) -> io::Result<()> {
     // SAFETY: an all-zero cpu_set_t is a valid, empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    if cpu >= 8 * size_of::<libc::cpu_set_t>() {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    for &cpu in cpus {
+        if cpu >= 8 * size_of::<libc::cpu_set_t>() {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        // SAFETY: the CPU was checked to lie inside the set.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
     }
-    // SAFETY: the CPU was checked to lie inside the set.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: the kernel only reads the set, whose size is given; pid 0 is the calling thread.
-    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } {
+    // SAFETY: the kernel only reads the set, whose size is given; the thread's number is no pointer.
+    match unsafe { libc::sched_setaffinity(thread, size_of::<libc::cpu_set_t>(), &set) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Keeps all threads of a process on these CPUs; those that it makes later are on those of their maker.
+///
+/// # Errors
+/// When the process is gone, or the system refuses.
+#[cfg(target_os = "linux")]
+pub(crate) fn pin_process(process: u32, cpus: &[usize]) -> io::Result<()> {
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let name = thread?.file_name();
+        let Some(thread) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        match set_affinity(thread, cpus) {
+            // A thread may end meanwhile.
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
+            _ => (),
+        }
+    }
+    Ok(())
+}
+
+/// Has memory that the calling thread touches first come from this node where there is some left, or from anywhere.
+/// What the thread starts inherits that.
+///
+/// # Errors
+/// When the system refuses, as some sandboxes do.
+#[cfg(target_os = "linux")]
+pub(crate) fn prefer_memory_of(node: Option<usize>) -> io::Result<()> {
+    const BITS: usize = 8 * size_of::<libc::c_ulong>();
+    let mut mask = [0 as libc::c_ulong; 16];
+    let mode = match node {
+        None => libc::MPOL_DEFAULT,
+        Some(node) if node < BITS * mask.len() => {
+            mask[node / BITS] |= 1 << (node % BITS);
+            libc::MPOL_PREFERRED
+        }
+        Some(_) => return Err(io::Error::from(io::ErrorKind::InvalidInput)),
+    };
+    let pointer = if node.is_some() { mask.as_ptr() } else { std::ptr::null() };
+    let bits = if node.is_some() { BITS * mask.len() } else { 0 };
+    // SAFETY: the kernel only reads the mask, of as many bits as are given; without a node it gets none.
+    match unsafe { libc::syscall(libc::SYS_set_mempolicy, mode as libc::c_long, pointer, bits) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has a command start as the leader of a process group of its own, which ends when this thread does, with at most so
+/// many bytes of address space.
+#[cfg(target_os = "linux")]
+pub(crate) fn confine(command: &mut std::process::Command, address_space: Option<u64>) {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0);
+    // SAFETY: between fork and exec only system calls are made, which take numbers and a struct on the stack.
+    unsafe {
+        command.pre_exec(move || {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+            if let Some(bytes) = address_space {
+                let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+                if libc::setrlimit(libc::RLIMIT_AS, &limit) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            // A process that dies for want of memory leaves no core of that size.
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            libc::setrlimit(libc::RLIMIT_CORE, &none);
+            Ok(())
+        });
+    }
+}
+
+/// Ends the process group that a process leads, at once. The process must not have been waited for.
+pub(crate) fn kill_group(leader: u32) {
+    if let Ok(group) = libc::pid_t::try_from(leader)
+        && group > 1
+    {
+        // SAFETY: takes numbers only. The group is that of a child that is not reaped, so that its number is no other's.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
     }
 }
 
@@ -49,6 +136,22 @@ pub(crate) fn allowed_cpus() -> Vec<usize> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn pin_thread(_cpu: usize) -> io::Result<()> {
     Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn pin_process(_process: u32, _cpus: &[usize]) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn prefer_memory_of(_node: Option<usize>) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn confine(command: &mut std::process::Command, _address_space: Option<u64>) {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0);
 }
 
 /// Lets the calling thread be woken when it asked to be, and not up to 50 us later so that wake-ups can be joined.

@@ -241,6 +241,9 @@ fn header(lid: &[f64]) -> RunHeader {
         k: usize::from(K),
         quick: false,
         drive_ceiling: None,
+        noise: None,
+        held_out: None,
+        peer_overhead: None,
     }
 }
 
@@ -334,5 +337,6 @@ fn setting(build: &BuildRecord, i: usize, step: usize, mode: Mode, lid: &[f64], 
             ..Answers::default()
         },
         failure: None,
+        skip: None,
     }
 }

@@ -157,7 +157,18 @@ pub fn provenance(header: &RunHeader) -> Table {
             ceiling.depth, ceiling.tool, ceiling.file
         )
     });
-    let lines: [(&str, Option<String>); 21] = [
+    let noise = header.noise.as_ref().and_then(|check| Some((check, check.noise()?)));
+    let noise = noise.map(|(check, noise)| {
+        let params = format::params(&check.params);
+        format!("{} {params} ({}), {noise}", check.index, check.mode)
+    });
+    let held_out =
+        header.held_out.map(|held| format!("{:.0}% of the queries choose no setting", 100.0 * held.fraction));
+    let overhead = header.peer_overhead.as_ref().map(|overhead| {
+        let (us, rate) = (overhead.latency_us, format::number(overhead.batch_qps));
+        format!("an engine that does nothing takes {us:.3} us a query, and answers {rate} queries/s in one call")
+    });
+    let lines: [(&str, Option<String>); 24] = [
         ("Measured", Some(header.created.clone())),
         ("Data set", Some(format!("{} from {}", data.name, data.path))),
         (
@@ -187,6 +198,9 @@ pub fn provenance(header: &RunHeader) -> Table {
         ("Filesystem", machine.filesystem.clone()),
         ("Drive", machine.drive.clone()),
         ("Drive's ceiling", ceiling),
+        ("Noise check", noise),
+        ("Held out", held_out),
+        ("Protocol of peers", overhead),
         ("Kiln", Some(machine.kiln_version.clone())),
         ("Commit", source),
         ("Compiler", Some(format!("{}; {}", machine.rustc, machine.build_flags))),

@@ -2,14 +2,22 @@
 //!
 //! In: a [`Model`]. Out: plain text. Nothing is claimed that the intervals do not support.
 
-use kiln_eval::record::Mode;
+use kiln_eval::record::{Mode, Skip};
 use kiln_eval::stats::{AtRecall, Interval};
 
 use crate::format;
 use crate::model::{Curve, ModeView, Model};
 
-/// The verdict of the first mode, at its focus level.
+/// The verdict of the first mode, at its focus level; and, where the machine is noisy, that it is.
 pub fn verdict(model: &Model) -> String {
+    let check = model.data.header.noise.as_ref();
+    match check.and_then(|check| check.noise()).filter(|noise| noise.noisy) {
+        Some(noise) => format!("{} This machine is noisy: {noise}.", of_figures(model)),
+        None => of_figures(model),
+    }
+}
+
+fn of_figures(model: &Model) -> String {
     let Some(mode) = model.primary() else {
         let builds = format::count(model.data.builds.len(), "index was built", "indexes were built");
         return match model.skipped.len() {
@@ -153,11 +161,20 @@ pub fn notes(model: &Model) -> Vec<String> {
             format::count(warm, "pass", "passes")
         ));
     }
-    if !model.skipped.is_empty() {
-        notes.push(format!(
-            "{} could not be measured; see Failures.",
-            format::count(model.skipped.len(), "setting", "settings")
-        ));
+    let left_out = |skip| model.skipped.iter().filter(|skipped| skipped.setting.skip == skip).count();
+    let reasons = [
+        (None, "could not be measured; see Failures."),
+        (
+            Some(Skip::Pruned),
+            "left out after a short probe: others beat them in recall and in throughput; see Failures.",
+        ),
+        (Some(Skip::TimeBudget), "left out because the time budget ended; a run that is continued measures them."),
+    ];
+    for (skip, what) in reasons {
+        let count = left_out(skip);
+        if count > 0 {
+            notes.push(format!("{} {what}", format::count(count, "setting", "settings")));
+        }
     }
     let unjudged = model.points().filter(|p| p.recall.is_none()).count();
     if unjudged > 0 {
@@ -207,6 +224,35 @@ mod tests {
         let text = verdict(&Model::new(&data));
         assert!(text.contains("answers at least ") && text.contains("a bound does not rank"), "{text}");
         assert!(!text.contains(" times "), "{text}");
+    }
+
+    #[test]
+    fn a_noisy_machine_is_named_and_so_is_what_was_left_out() {
+        let mut data = fixture::run();
+        let quiet = verdict(&Model::new(&data));
+        let check = |second: [f64; 3]| kiln_eval::noise::NoiseCheck {
+            index: "vamana".into(),
+            params: Default::default(),
+            mode: "latency-1".into(),
+            first: vec![1.0, 1.001, 0.999],
+            second: second.into(),
+        };
+        data.header.noise = Some(check([1.0, 1.001, 0.999]));
+        assert_eq!(verdict(&Model::new(&data)), quiet);
+        data.header.noise = Some(check([1.3, 1.31, 1.29]));
+        let noisy = verdict(&Model::new(&data));
+        assert!(
+            noisy.starts_with(&quiet) && noisy.contains("This machine is noisy: the same setting twice"),
+            "{noisy}"
+        );
+        for (setting, skip) in [(0, Skip::Pruned), (1, Skip::Pruned), (2, Skip::TimeBudget)] {
+            data.settings[setting].failure = Some("left out".into());
+            data.settings[setting].skip = Some(skip);
+        }
+        let notes = notes(&Model::new(&data)).join(" ");
+        assert!(notes.contains("2 settings left out after a short probe"), "{notes}");
+        assert!(notes.contains("1 setting left out because the time budget ended"), "{notes}");
+        assert!(!notes.contains("could not be measured"), "{notes}");
     }
 
     #[test]

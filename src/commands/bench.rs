@@ -1,17 +1,22 @@
 //! `kiln bench`: build, measure, report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use kiln_builder::{IndexKind, IndexParams};
 use kiln_datasets::Dataset;
+use kiln_eval::experiment::STARTER;
+use kiln_eval::held_out::{Choice, choices};
+use kiln_eval::measure::Repeats;
 use kiln_eval::metrics::{SearchRow, build_row, search_row};
-use kiln_eval::record::RunData;
-use kiln_eval::{IndexSpec, Plan, run_bench};
+use kiln_eval::record::{Mode, RunData, Skip};
+use kiln_eval::{Engine, IndexSpec, Plan, SearchGrid, run_bench};
 use serde_json::json;
 
 use super::build::{ParamArgs, describe};
 use super::device::DeviceArgs;
 use super::drive::DriveArgs;
+use super::experiment::{Run, runs_of};
 use super::residency::ResidencyArg;
 use super::search::NavigateArg;
 use super::{
@@ -26,12 +31,52 @@ Examples:
   kiln bench --dataset base.hdf5 --index vamana --search-list 20,40,80 --threads 1,2 --out runs/base
   kiln bench --dataset base.hdf5 --open base.kiln --residency memory,ssd --io-state direct,cold,warm
   kiln bench --dataset base.hdf5 --open base.kiln --residency ssd --memory 8MiB,64MiB,512MiB
+  kiln bench init                                  a commented run.toml, to be changed and run:
+  kiln bench --config run.toml                     data sets, grids, other libraries, a time budget
 
 A run folder can be continued: settings that it holds are not measured again.";
 
+/// The flags that an experiment's file stands in for.
+const IN_FILE: [&str; 28] = [
+    "dataset",
+    "index",
+    "open",
+    "metric",
+    "k",
+    "search_list",
+    "navigate",
+    "nprobe",
+    "rerank",
+    "threads",
+    "batch",
+    "residency",
+    "io_state",
+    "memory",
+    "queries",
+    "method",
+    "max_degree",
+    "build_list",
+    "alpha",
+    "layout",
+    "edge_bits",
+    "nlist",
+    "codec",
+    "soar",
+    "m",
+    "bits",
+    "opq",
+    "seed",
+];
+
 #[derive(clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
+    /// An experiment's file, which says what is measured; of the other flags only --out, --quick, --json and those of the
+    /// device go with it
+    #[arg(long, value_name = "RUN.toml", conflicts_with_all = IN_FILE)]
+    config: Option<PathBuf>,
     /// The data set: a file, the name of a fetched set, or synth:rows=N,dim=D,... [default: the embedded demo, with
     /// --quick]
     #[arg(long, value_name = "FILE|NAME")]
@@ -89,7 +134,74 @@ pub struct Args {
     json: Option<PathBuf>,
 }
 
+#[derive(clap::Subcommand)]
+enum BenchCommand {
+    /// Write a commented experiment's file to begin with
+    Init {
+        /// The file
+        #[arg(default_value = "run.toml")]
+        file: PathBuf,
+    },
+}
+
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(BenchCommand::Init { file }) = &args.command {
+        return init(file);
+    }
+    let runs = match &args.config {
+        Some(config) => runs_of(config, args.quick, args.out.as_deref(), &command_line())?,
+        None => vec![of_flags(&args)?],
+    };
+    let mut documents = Vec::with_capacity(runs.len());
+    let began = std::time::Instant::now();
+    let (count, budget) = (runs.len(), runs.first().and_then(|run| run.plan.budget));
+    for (number, mut run) in runs.into_iter().enumerate() {
+        // Each data set may take an equal part of what the ones before it have left over.
+        run.plan.budget = budget.map(|all| all.saturating_sub(began.elapsed()) / (count - number) as u32);
+        documents.push(measure(&args, &run)?);
+    }
+    match (&args.json, documents.len()) {
+        (Some(path), 1) => write_json(path, &documents[0]),
+        (Some(path), _) => write_json(path, &json!({ "runs": documents })),
+        (None, _) => Ok(()),
+    }
+}
+
+/// Writes the starter file, unless there is a file already.
+fn init(file: &Path) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let created = std::fs::File::create_new(file).and_then(|mut created| created.write_all(STARTER.as_bytes()));
+    match created {
+        Ok(()) => print(&format!("wrote {}; run it with: kiln bench --config {}", file.display(), file.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(UsageError(format!("{}: it is there already; name another file, or remove it", file.display())).into())
+        }
+        Err(error) => Err(error).with_context(|| format!("{}: cannot write", file.display())),
+    }
+}
+
+/// Measures one data set, and writes and prints its report. Returns all figures.
+fn measure(args: &Args, run: &Run) -> anyhow::Result<serde_json::Value> {
+    let Run { dataset, plan, threads } = run;
+    let progress = TerminalProgress::new();
+    let data = with_threads(*threads, || -> anyhow::Result<RunData> {
+        Ok(run_bench(plan, dataset, &args.device.open()?, &progress)?)
+    })??;
+    drop(progress);
+
+    let report = plan.out.join("report.html");
+    let charts = plan.out.join("charts");
+    kiln_reports::write_report(&data, &report, Some(&charts))?;
+    let document = document(&data);
+    if args.json.as_ref().is_none_or(|path| path.as_os_str() != "-") {
+        print(&table(&data))?;
+        print(&format!("report: {}\ncharts: {}", report.display(), charts.display()))?;
+    }
+    Ok(document)
+}
+
+/// What the flags ask for.
+fn of_flags(args: &Args) -> anyhow::Result<Run> {
     let demo = args.dataset.is_none();
     let dataset = match &args.dataset {
         Some(spec) => open_dataset(spec)?,
@@ -101,41 +213,35 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("kiln-runs").join(&dataset.name));
     let threads = thread_counts(&args.threads)?;
+    let search = SearchGrid {
+        search_lists: args.search_list.clone(),
+        navigate: vec![args.navigate.into()],
+        nprobes: args.nprobe.clone(),
+        reranks: args.rerank.into_iter().collect(),
+    };
+    let batch = args.batch.then_some(Mode::Batch { threads: 1 });
+    let throughput = threads.iter().map(|&threads| Mode::Throughput { threads });
+    let quick = args.quick || demo;
     let plan = Plan {
-        out: out.clone(),
+        out,
         command: command_line(),
         k: args.k,
         metric: Some(metric_of(args.metric, &dataset)?),
-        indexes: indexes(&args, &dataset)?,
-        search_lists: args.search_list.clone(),
-        navigate: args.navigate.into(),
-        nprobes: args.nprobe.clone(),
-        rerank: args.rerank,
-        threads: threads.clone(),
-        batch: if args.batch { vec![1] } else { Vec::new() },
+        engines: (indexes(args, &dataset)?.into_iter())
+            .map(|index| Engine::Kiln { index, search: search.clone() })
+            .collect(),
+        modes: std::iter::once(Mode::Latency1).chain(batch).chain(throughput).collect(),
         placements: args.drive.placements(&args.residency)?,
         queries: args.queries,
-        quick: args.quick || demo,
+        repeats: if quick { Repeats::QUICK } else { Repeats::FULL },
+        quick,
+        held_out: None,
+        budget: None,
+        prune: false,
+        noop: None,
         seed: args.params.seed(),
     };
-    let progress = TerminalProgress::new();
-    let widest = threads.iter().copied().max();
-    let data = with_threads(widest, || -> anyhow::Result<RunData> {
-        Ok(run_bench(&plan, &dataset, &args.device.open()?, &progress)?)
-    })??;
-    drop(progress);
-
-    let report = out.join("report.html");
-    let charts = out.join("charts");
-    kiln_reports::write_report(&data, &report, Some(&charts))?;
-    if let Some(path) = &args.json {
-        write_json(path, &document(&data))?;
-        if path.as_os_str() == "-" {
-            return Ok(());
-        }
-    }
-    print(&table(&data))?;
-    print(&format!("report: {}\ncharts: {}", report.display(), charts.display()))
+    Ok(Run { dataset, plan, threads: threads.into_iter().max() })
 }
 
 /// The numbers of threads to measure with: those given, else one and all.
@@ -200,12 +306,23 @@ fn command_line() -> String {
 fn document(data: &RunData) -> serde_json::Value {
     let builds: Vec<_> = data.builds.iter().map(|build| build_row(build, &data.header.dataset)).collect();
     let rows: Vec<_> = measured(data).collect();
+    let left_out: Vec<_> = (data.settings.iter())
+        .filter_map(|setting| {
+            let (params, mode) = (&setting.params, setting.mode.name());
+            let (build, why, skip) = (&setting.build_key, setting.failure.as_ref()?, setting.skip);
+            Some(json!({ "build_key": build, "params": params, "mode": mode, "skip": skip, "why": why }))
+        })
+        .collect();
     json!({
         "machine": data.header.machine,
         "dataset": data.header.dataset,
         "drive_ceiling": data.header.drive_ceiling,
+        "noise": data.header.noise.as_ref().and_then(|check| check.noise()),
+        "peer_overhead": data.header.peer_overhead,
         "builds": builds,
         "rows": rows,
+        "choices": choices(data),
+        "left_out": left_out,
     })
 }
 
@@ -249,7 +366,38 @@ fn table(data: &RunData) -> String {
             row.qps.median,
         ));
     }
+    lines.extend(footnotes(data));
     lines.join("\n")
+}
+
+/// What the table does not show: settings that were chosen, what was left out, and what differences mean nothing.
+fn footnotes(data: &RunData) -> Vec<String> {
+    let mut notes = Vec::new();
+    for choice in choices(data) {
+        let Choice { mode, level, recall_tuned, recall_held_out, qps, .. } = &choice;
+        let chosen = data.settings.iter().find(|setting| setting.key == choice.setting);
+        let params = chosen.map(|setting| serde_json::to_string(&setting.params).unwrap_or_default());
+        let index = data.builds.iter().find(|build| build.key == choice.build_key).map(|build| build.index.as_str());
+        notes.push(format!(
+            "chosen for recall {level:.2}: {} {mode} {}: {recall_tuned:.4} where it was chosen, {recall_held_out:.4} on held-out \
+             queries, {qps:.0} queries/s",
+            index.unwrap_or("?"),
+            params.unwrap_or_default(),
+        ));
+    }
+    let count = |skip| data.settings.iter().filter(|one| one.failure.is_some() && one.skip == skip).count();
+    let left_out = [
+        (count(Some(Skip::Pruned)), "pruned: they cannot be on the frontier"),
+        (count(Some(Skip::TimeBudget)), "skipped: the time budget ended"),
+        (count(None), "failed"),
+    ];
+    for (count, why) in left_out.into_iter().filter(|(count, _)| *count > 0) {
+        notes.push(format!("{count} settings {why}; the report says more"));
+    }
+    if let Some(noise) = data.header.noise.as_ref().and_then(|check| check.noise()).filter(|noise| noise.noisy) {
+        notes.push(format!("this machine is noisy: {noise}"));
+    }
+    notes
 }
 
 /// What a setting asked of the drive: the state of its reads, the memory it was allowed, pages, hops and waiting a query.

@@ -1,8 +1,9 @@
 //! `kiln build`: one index file from one data set.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::ValueEnum;
+use clap::{Parser, ValueEnum};
 use kiln_builder::{BuildReport, BuildRequest, GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout};
 use kiln_datasets::RowSource;
 use kiln_kernels::codec::CodecKind;
@@ -124,6 +125,29 @@ fn parse_bits(text: &str) -> Result<CodeBits, String> {
 }
 
 impl ParamArgs {
+    /// Parameters by name, read as the flags of these names are: `max_degree` as `--max-degree`.
+    pub fn of_names(values: &BTreeMap<String, Value>) -> Result<Self, UsageError> {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            params: ParamArgs,
+        }
+        let flag = |(name, value): (&String, &Value)| {
+            let flag = format!("--{}", name.replace('_', "-"));
+            match value {
+                Value::Bool(on) => on.then_some(flag),
+                Value::String(text) => Some(format!("{flag}={text}")),
+                other => Some(format!("{flag}={other}")),
+            }
+        };
+        let words = std::iter::once("kiln".to_string()).chain(values.iter().filter_map(flag));
+        Alone::try_parse_from(words).map(|alone| alone.params).map_err(|error| {
+            // The first line says what is wrong, the others how the command line is used.
+            let told = error.to_string();
+            UsageError(told.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string())
+        })
+    }
+
     /// The seed given, or the default of every index.
     pub fn seed(&self) -> u64 {
         self.seed.unwrap_or(42)

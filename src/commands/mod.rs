@@ -11,8 +11,10 @@ pub mod datasets;
 pub mod device;
 pub mod devices;
 pub mod drive;
+pub mod experiment;
 pub mod inspect;
 pub mod load;
+pub mod peer;
 pub mod report;
 pub mod residency;
 pub mod search;
@@ -29,6 +31,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use kiln_builder::{IndexKind, Searcher};
 use kiln_datasets::{Dataset, RowSource};
+pub use kiln_eval::units::parse_bytes;
 use kiln_kernels::Metric;
 use serde::Serialize;
 
@@ -164,31 +167,6 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
-/// A size as people write it: `4GiB`, `512 MiB`, `1.5GB`, `1000000`.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 9] = [
-        ("kib", 1024.0),
-        ("mib", 1_048_576.0),
-        ("gib", 1_073_741_824.0),
-        ("tib", 1_099_511_627_776.0),
-        ("kb", 1e3),
-        ("mb", 1e6),
-        ("gb", 1e9),
-        ("tb", 1e12),
-        ("b", 1.0),
-    ];
-    let lower = text.trim().to_lowercase();
-    let (number, unit) = UNITS
-        .iter()
-        .find_map(|&(name, unit)| lower.strip_suffix(name).map(|number| (number, unit)))
-        .unwrap_or((&lower, 1.0));
-    let bytes = number.trim().parse::<f64>().map(|number| number * unit).ok();
-    bytes
-        .filter(|bytes| (1.0..=u64::MAX as f64 / 2.0).contains(bytes))
-        .map(|bytes| bytes as u64)
-        .ok_or_else(|| "not a size: write a number and a unit, such as 512MiB or 4GiB".into())
-}
-
 /// Writes one JSON document to a file, or to standard output for `-`.
 pub fn write_json(path: &Path, document: &impl Serialize) -> anyhow::Result<()> {
     let json = serde_json::to_string_pretty(document)?;
@@ -238,17 +216,5 @@ mod tests {
     fn figures_read_well() {
         assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([5, 2048, 3 << 20].map(bytes), ["5 B", "2.0 KiB", "3.0 MiB"]);
-    }
-
-    #[test]
-    fn sizes_are_read_as_people_write_them() {
-        for (text, expected) in
-            [("4GiB", 4u64 << 30), ("512 MiB", 512 << 20), ("1.5GB", 1_500_000_000), ("7", 7), ("9b", 9), ("2KB", 2000)]
-        {
-            assert_eq!(parse_bytes(text), Ok(expected), "{text}");
-        }
-        for wrong in ["", "GiB", "-1GiB", "0", "4 gigs", "nan", "1e30TiB", "inf"] {
-            assert!(parse_bytes(wrong).is_err_and(|why| why.contains("4GiB")), "{wrong}");
-        }
     }
 }

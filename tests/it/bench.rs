@@ -86,7 +86,10 @@ fn a_run_tells_all_figures_in_json() {
     ];
     let printed = place.ok(&short(&["--open", "vamana.kiln", "--search-list", "10,20", "--out", "run", "--json", "-"]));
     let document: Value = serde_json::from_str(&printed).expect("one document and nothing else");
-    assert_keys(&document, &["machine", "dataset", "drive_ceiling", "builds", "rows"]);
+    assert_keys(
+        &document,
+        &["machine", "dataset", "drive_ceiling", "noise", "peer_overhead", "builds", "rows", "choices", "left_out"],
+    );
     assert!(document["drive_ceiling"].is_null(), "nothing was on the drive");
     let (builds, rows) = (document["builds"].as_array().expect("list"), document["rows"].as_array().expect("list"));
     assert_eq!(builds.len(), 2);

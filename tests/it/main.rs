@@ -6,6 +6,7 @@ mod common;
 mod datasets;
 mod devices;
 mod durable;
+mod experiment;
 #[cfg(feature = "serve")]
 mod http;
 #[cfg(feature = "serve")]

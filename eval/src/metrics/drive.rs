@@ -72,6 +72,7 @@ mod tests {
             runs: vec![run(Some(4096)), run(Some(0)), run(None)],
             answers: Answers::default(),
             failure: None,
+            skip: None,
         };
         assert_eq!(passes_begun_warm(&setting, 1 << 20), 1);
         assert_eq!(passes_begun_warm(&setting, 1 << 30), 0, "a trace");

@@ -7,30 +7,40 @@ use kiln_builder::{BuildRequest, IndexKind, IndexParams, Navigate, Residency};
 use kiln_datasets::{Dataset, MemorySource};
 use kiln_eval::metrics;
 use kiln_eval::record::{LATENCY_RUNS, Mode, RunData, SettingRecord};
-use kiln_eval::{EvalError, IndexSpec, Plan, load, run_bench};
+use kiln_eval::{Engine, EvalError, IndexSpec, Plan, SearchGrid, load, run_bench};
 use kiln_kernels::{CpuBackend, Metric, NoProgress, Rows};
 use ndarray::Array2;
 
-use crate::common::{demo, small};
+use crate::common::{demo, quick, small};
 
 fn plan(out: &Path, indexes: Vec<IndexSpec>) -> Plan {
+    Plan { modes: vec![Mode::Latency1, Mode::Throughput { threads: 2 }], ..searched(out, indexes, &[10, 80], &[1, 32]) }
+}
+
+/// As `plan`, in latency mode alone, with these search lists and probes.
+fn searched(out: &Path, indexes: Vec<IndexSpec>, search_lists: &[usize], nprobes: &[usize]) -> Plan {
+    let search = SearchGrid {
+        search_lists: search_lists.to_vec(),
+        navigate: vec![Navigate::Exact],
+        nprobes: nprobes.to_vec(),
+        reranks: vec![],
+    };
     Plan {
-        out: out.to_path_buf(),
-        command: "kiln bench --dataset demo --quick".to_string(),
-        k: 10,
-        metric: None,
-        indexes,
-        search_lists: vec![10, 80],
-        navigate: Navigate::Exact,
-        nprobes: vec![1, 32],
-        rerank: None,
-        threads: vec![2],
-        batch: vec![],
-        placements: vec![Residency::Memory.into()],
-        queries: None,
-        quick: true,
-        seed: 1,
+        modes: vec![Mode::Latency1],
+        engines: indexes.into_iter().map(|index| Engine::Kiln { index, search: search.clone() }).collect(),
+        ..quick(out)
     }
+}
+
+/// As `plan`, with these search lists.
+fn with_lists(plan: &Plan, search_lists: &[usize]) -> Plan {
+    let mut plan = plan.clone();
+    for engine in &mut plan.engines {
+        if let Engine::Kiln { search, .. } = engine {
+            search.search_lists = search_lists.to_vec();
+        }
+    }
+    plan
 }
 
 fn both() -> Vec<IndexSpec> {
@@ -91,6 +101,8 @@ fn a_run_is_measured_judged_kept_and_resumed() {
     let known: Vec<f32> = header.dataset.query_lid.iter().flatten().copied().collect();
     assert!(known.len() > 450 && known.iter().all(|lid| (1.0..100.0).contains(lid)));
     assert!(header.quick && header.k == 10);
+    let noise = header.noise.as_ref().expect("checked before all else");
+    assert!(noise.first.len() >= 3 && noise.second.len() >= 3 && noise.noise().is_some(), "{noise:?}");
 
     assert_eq!((data.builds.len(), data.settings.len()), (2, 8));
     for build in &data.builds {
@@ -115,7 +127,7 @@ fn a_run_is_measured_judged_kept_and_resumed() {
     assert_eq!(lines(&out, "settings.jsonl"), 8);
 
     // One more search list: only its two settings are measured, and nothing is built.
-    let wider = Plan { search_lists: vec![10, 20, 80], ..plan.clone() };
+    let wider = with_lists(&plan, &[10, 20, 80]);
     let more = bench(&wider, &dataset).expect("two more");
     assert_eq!((more.settings.len(), more.builds.len()), (10, 2));
     assert_eq!(index_times(&out), times);
@@ -138,7 +150,7 @@ fn a_run_is_measured_judged_kept_and_resumed() {
     // A lost index is built again only when something of it is left to measure.
     fs::remove_file(&data.builds[0].path).expect("removed");
     assert!(bench(&wider, &dataset).expect("nothing to do").settings == repaired.settings, "a finished run changed");
-    let widest = Plan { search_lists: vec![40], ..plan };
+    let widest = with_lists(&plan, &[40]);
     assert_eq!(bench(&widest, &dataset).expect("rebuilt").settings.len(), 12);
     assert!(Path::new(&data.builds[0].path).is_file());
 }
@@ -147,7 +159,7 @@ fn a_run_is_measured_judged_kept_and_resumed() {
 fn a_folder_of_another_run_is_refused_with_a_remedy() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let ivf = vec![IndexSpec::Build(small(IndexKind::IvfPq))];
-    let (plan, dataset) = (Plan { nprobes: vec![1], threads: vec![], ..plan(folder.path(), ivf) }, demo());
+    let (plan, dataset) = (searched(folder.path(), ivf, &[], &[1]), demo());
     bench(&plan, &dataset).expect("measured");
     let refused = |plan: Plan, dataset: &Dataset| bench(&plan, dataset).expect_err("another run").to_string();
     let message = refused(Plan { k: 5, ..plan.clone() }, &dataset);
@@ -213,12 +225,11 @@ fn a_damaged_index_costs_its_settings_and_not_the_run() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let dataset = demo();
     let indexes = vec![IndexSpec::Build(small(IndexKind::IvfPq))];
-    let plan = Plan {
+    let at = |nprobes: &[usize]| Plan {
         placements: vec![Residency::Ssd.into()],
-        nprobes: vec![1],
-        threads: vec![],
-        ..plan(folder.path(), indexes)
+        ..searched(folder.path(), indexes.clone(), &[], nprobes)
     };
+    let plan = at(&[1]);
     let data = bench(&plan, &dataset).expect("measured");
     let path = &data.builds[0].path;
     // The middle of the file is vectors or lists, which are checked page by page when they are read.
@@ -226,7 +237,7 @@ fn a_damaged_index_costs_its_settings_and_not_the_run() {
     let middle = bytes.len() / 2;
     bytes[middle..middle + 200_000].fill(0xAA);
     fs::write(path, bytes).expect("written");
-    let data = bench(&Plan { nprobes: vec![1, 32], ..plan }, &dataset).expect("the run goes on");
+    let data = bench(&at(&[1, 32]), &dataset).expect("the run goes on");
     let failed: Vec<_> = data.settings.iter().filter(|setting| setting.failure.is_some()).collect();
     assert_eq!((data.settings.len(), failed.len()), (2, 1));
     assert!(failed[0].runs.is_empty() && failed[0].failure.as_ref().is_some_and(|f| f.contains("kiln")), "{failed:?}");

@@ -9,32 +9,22 @@ use kiln_builder::{
 use kiln_datasets::{Dataset, read_all};
 use kiln_eval::page_cache::{PageCache, kernel_read_bytes};
 use kiln_eval::record::SettingRecord;
-use kiln_eval::{IndexSpec, IoState, Placement, Plan, load, metrics, provenance, run_bench};
+use kiln_eval::{Engine, IndexSpec, IoState, Placement, Plan, SearchGrid, load, metrics, provenance, run_bench};
 use kiln_kernels::{CpuBackend, Metric, NoProgress};
 
-use crate::common::{demo, small};
+use crate::common::{demo, quick, small};
 
 fn at(state: IoState) -> Placement {
     Placement::Ssd { state, memory: None, io: Default::default() }
 }
 
 fn plan(out: &Path, index: PathBuf, placements: Vec<Placement>) -> Plan {
+    let search = SearchGrid { search_lists: vec![10, 40], navigate: vec![Navigate::Codes], ..SearchGrid::default() };
     Plan {
-        out: out.to_path_buf(),
-        command: "kiln bench".to_string(),
-        k: 10,
-        metric: None,
-        indexes: vec![IndexSpec::Open(index)],
-        search_lists: vec![10, 40],
-        navigate: Navigate::Codes,
-        nprobes: vec![],
-        rerank: None,
-        threads: vec![],
-        batch: vec![],
+        engines: vec![Engine::Kiln { index: IndexSpec::Open(index), search }],
         placements,
         queries: Some(60),
-        quick: true,
-        seed: 1,
+        ..quick(out)
     }
 }
 

@@ -2,4 +2,6 @@
 
 mod bench;
 mod common;
+mod experiments;
 mod io_states;
+mod peers;
