@@ -177,5 +177,6 @@ fn unmeasured(setting: &Setting, k: usize) -> SettingRecord {
         runs: Vec::new(),
         answers: Answers::default(),
         failure: None,
+        foreign: None,
     }
 }

@@ -5,13 +5,15 @@
 //!
 //! [`run_bench`] walks the whole way: [`plan`] says which settings, [`measure`] and [`interleave`] time them,
 //! [`judge`](mod@judge) scores their answers, [`store`] keeps both, [`provenance`] says where. [`tune()`] finds the
-//! setting that reaches a recall. Where an index lies is a [`Placement`]; [`page_cache`] and [`memory_cap`] bring its
+//! setting that reaches a recall. [`interchange`] speaks the formats of other benchmarks. Where an index lies is a [`Placement`]; [`page_cache`] and [`memory_cap`] bring its
 //! conditions about.
 
 mod answers;
 mod conditions;
 mod error;
+mod foreign;
 mod index_bench;
+pub mod interchange;
 pub mod interleave;
 mod io_state;
 pub mod judge;

@@ -113,6 +113,7 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         runs: Vec::new(),
         answers: judged(&answers.stats, judgement, searcher.residency()),
         failure: None,
+        foreign: None,
     };
     measure_interleaved(&Driver::new(set.len()), &repeats, &[task], 1, |_, measured| {
         match measured {

@@ -43,6 +43,7 @@ fn header() -> RunHeader {
             truth_depth: 10,
             query_lid: vec![None, Some(3.5)],
             warnings: vec![],
+            difficulty: None,
         },
         k: 5,
         quick: true,
@@ -65,6 +66,7 @@ fn setting(key: &str, failure: Option<&str>) -> SettingRecord {
         runs: vec![RunSample { seconds: 0.5, latency_us: vec![12.34], cached_bytes: Some(4096) }],
         answers: Answers::default(),
         failure: failure.map(str::to_string),
+        foreign: None,
     }
 }
 

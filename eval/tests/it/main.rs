@@ -2,4 +2,5 @@
 
 mod bench;
 mod common;
+mod interchange;
 mod io_states;
