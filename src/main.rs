@@ -10,8 +10,8 @@ use commands::budget::STOPPED;
 #[cfg(feature = "serve")]
 use commands::serve;
 use commands::{
-    StdoutClosed, UsageError, append, bench, bench_kernels, build, compact, completions, datasets, devices, inspect,
-    load, report, search, tune, unit,
+    StdoutClosed, UsageError, append, bench, bench_kernels, build, compact, completions, datasets, devices, export,
+    import, inspect, load, report, search, tune, unit,
 };
 use kiln_builder::BuilderError;
 
@@ -88,8 +88,14 @@ enum Command {
     /// Build one index by many machines, unit by unit
     #[command(display_order = 14)]
     Unit(unit::Args),
-    /// Print a shell completion script, or write man pages
+    /// Write a run in the format of another benchmark, or as a table
     #[command(display_order = 15)]
+    Export(export::Args),
+    /// Bring results of other benchmarks or machines into a run folder
+    #[command(display_order = 16)]
+    Import(import::Args),
+    /// Print a shell completion script, or write man pages
+    #[command(display_order = 17)]
     Completions(completions::Args),
 }
 
@@ -117,6 +123,8 @@ fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         Command::BenchKernels(args) => bench_kernels::run(args),
         Command::Unit(args) => unit::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Import(args) => import::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),
     };
     #[cfg(feature = "serve")]

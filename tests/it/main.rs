@@ -8,6 +8,7 @@ mod devices;
 mod durable;
 #[cfg(feature = "serve")]
 mod http;
+mod interchange;
 #[cfg(feature = "serve")]
 mod load;
 #[cfg(feature = "object-store")]
