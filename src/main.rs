@@ -10,8 +10,8 @@ use commands::budget::STOPPED;
 #[cfg(feature = "serve")]
 use commands::serve;
 use commands::{
-    StdoutClosed, UsageError, append, bench, bench_kernels, build, compact, completions, datasets, devices, inspect,
-    load, peer, report, search, tune, unit,
+    StdoutClosed, UsageError, append, bench, bench_kernels, build, compact, completions, datasets, devices, export,
+    import, inspect, load, peer, report, search, tune, unit,
 };
 use kiln_builder::BuilderError;
 
@@ -91,8 +91,14 @@ enum Command {
     /// Be a peer of another Kiln: build and search as its `--config` asks, in JSON lines
     #[command(display_order = 15)]
     Peer(peer::Args),
-    /// Print a shell completion script, or write man pages
+    /// Write a run in the format of another benchmark, or as a table
     #[command(display_order = 16)]
+    Export(export::Args),
+    /// Bring results of other benchmarks or machines into a run folder
+    #[command(display_order = 17)]
+    Import(import::Args),
+    /// Print a shell completion script, or write man pages
+    #[command(display_order = 18)]
     Completions(completions::Args),
 }
 
@@ -121,6 +127,8 @@ fn main() -> ExitCode {
         Command::Devices(args) => devices::run(args),
         Command::BenchKernels(args) => bench_kernels::run(args),
         Command::Unit(args) => unit::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Import(args) => import::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),
     };
     #[cfg(feature = "serve")]

@@ -7,11 +7,12 @@
 
 use std::path::{Path, PathBuf};
 
-use hdf5::types::{FixedAscii, FixedUnicode, TypeDescriptor, VarLenAscii, VarLenUnicode};
+use hdf5::types::TypeDescriptor;
 use kiln_kernels::Metric;
 use ndarray::Array2;
 
 use crate::error::DatasetError;
+use crate::hdf5_attributes::text_attribute;
 use crate::hdf5_rows::{Hdf5Rows, is_integer};
 use crate::truth::Truth;
 
@@ -19,8 +20,6 @@ use crate::truth::Truth;
 const CHUNK_CACHE_BYTES: usize = 8 << 20;
 /// Hash slots of that cache: a prime, about 100 times the chunks that fit, as HDF5's manual advises.
 const CHUNK_CACHE_SLOTS: usize = 10_007;
-/// The longest fixed-length string attribute that is read.
-const ATTRIBUTE_BYTES: usize = 256;
 
 /// An ann-benchmarks HDF5 file, open for reading.
 #[derive(Debug)]
@@ -91,22 +90,14 @@ impl Hdf5File {
         if !self.holds("neighbors") {
             return Ok(None);
         }
-        let neighbors = self.dataset("neighbors")?;
-        let shape = neighbors.shape();
-        let [queries, depth] = shape[..] else {
-            return Err(self.malformed("neighbors", format!("has shape {shape:?}, not (queries, depth)")));
-        };
-        let stored = descriptor(&neighbors, &self.path, "neighbors")?;
-        if !is_integer(&stored) {
-            return Err(self.malformed("neighbors", format!("holds {stored}, not integers")));
-        }
-        let ids: Array2<i64> = neighbors.read_2d().map_err(refused(&self.path, "`neighbors` cannot be read"))?;
+        let ids = self.ids("neighbors")?;
+        let (queries, depth) = ids.dim();
         if !self.holds("distances") {
             return Truth::new(&self.path, ids, None).map(Some);
         }
         let distances = self.dataset("distances")?;
         if distances.shape() != [queries, depth] {
-            let problem = format!("has shape {:?}, but `neighbors` has {shape:?}", distances.shape());
+            let problem = format!("has shape {:?}, but `neighbors` has {:?}", distances.shape(), [queries, depth]);
             return Err(self.malformed("distances", problem));
         }
         let stored = descriptor(&distances, &self.path, "distances")?;
@@ -115,6 +106,40 @@ impl Hdf5File {
         }
         let distances: Array2<f32> = distances.read_2d().map_err(refused(&self.path, "`distances` cannot be read"))?;
         Truth::new(&self.path, ids, Some(distances)).map(Some)
+    }
+
+    /// A matrix of row numbers `(queries, depth)`, of any integer type.
+    ///
+    /// # Errors
+    /// When there is no such matrix, or it is not two-dimensional and of integers.
+    pub(crate) fn ids(&self, name: &str) -> Result<Array2<i64>, DatasetError> {
+        let dataset = self.dataset(name)?;
+        let shape = dataset.shape();
+        if shape.len() != 2 {
+            return Err(self.malformed(name, format!("has shape {shape:?}, not (queries, depth)")));
+        }
+        let stored = descriptor(&dataset, &self.path, name)?;
+        if !is_integer(&stored) {
+            return Err(self.malformed(name, format!("holds {stored}, not integers")));
+        }
+        dataset.read_2d().map_err(refused(&self.path, &format!("`{name}` cannot be read")))
+    }
+
+    /// A list of numbers, one a query: of shape (queries) or (queries, 1).
+    ///
+    /// # Errors
+    /// When there is no such list, or it is of another shape or not of numbers.
+    pub(crate) fn numbers(&self, name: &str) -> Result<Vec<f64>, DatasetError> {
+        let dataset = self.dataset(name)?;
+        let shape = dataset.shape();
+        if !matches!(shape[..], [_] | [_, 1]) {
+            return Err(self.malformed(name, format!("has shape {shape:?}, not (queries)")));
+        }
+        let stored = descriptor(&dataset, &self.path, name)?;
+        if !matches!(stored, TypeDescriptor::Float(_)) && !is_integer(&stored) {
+            return Err(self.malformed(name, format!("holds {stored}, not numbers")));
+        }
+        dataset.read_raw().map_err(refused(&self.path, &format!("`{name}` cannot be read")))
     }
 
     fn dataset(&self, name: &str) -> Result<hdf5::Dataset, DatasetError> {
@@ -148,35 +173,8 @@ impl Hdf5File {
         Ok(())
     }
 
-    /// A root attribute as text; `None` where it is missing or not a string. Any kind of HDF5 string will do.
     fn text_attribute(&self, name: &str) -> Result<Option<String>, DatasetError> {
-        let unreadable = |error| refused(&self.path, &format!("attribute `{name}` cannot be read"))(error);
-        if !self.file.attr_names().map_err(unreadable)?.iter().any(|held| held == name) {
-            return Ok(None);
-        }
-        let attribute = self.file.attr(name).map_err(unreadable)?;
-        let stored = attribute.dtype().and_then(|dtype| dtype.to_descriptor()).map_err(unreadable)?;
-        // HDF5 does not convert between character sets, so each kind is read as its own type.
-        let texts: Vec<Vec<u8>> = match stored {
-            TypeDescriptor::FixedAscii(n) | TypeDescriptor::FixedUnicode(n) if n > ATTRIBUTE_BYTES => {
-                return Err(DatasetError::invalid(
-                    &self.path,
-                    format!("attribute `{name}` takes {n} bytes; at most {ATTRIBUTE_BYTES} are read"),
-                    "write it as a short string",
-                ));
-            }
-            TypeDescriptor::FixedAscii(_) => {
-                bytes_of(attribute.read_raw::<FixedAscii<ATTRIBUTE_BYTES>>().map_err(unreadable)?)
-            }
-            TypeDescriptor::FixedUnicode(_) => {
-                bytes_of(attribute.read_raw::<FixedUnicode<ATTRIBUTE_BYTES>>().map_err(unreadable)?)
-            }
-            TypeDescriptor::VarLenAscii => bytes_of(attribute.read_raw::<VarLenAscii>().map_err(unreadable)?),
-            TypeDescriptor::VarLenUnicode => bytes_of(attribute.read_raw::<VarLenUnicode>().map_err(unreadable)?),
-            _ => return Ok(None),
-        };
-        // Space padding is one of the ways HDF5 ends a fixed-length string.
-        Ok(texts.first().map(|text| String::from_utf8_lossy(text).trim().to_string()))
+        text_attribute(&self.file, &self.path, name)
     }
 
     fn malformed(&self, name: &str, problem: String) -> DatasetError {
@@ -186,10 +184,6 @@ impl Hdf5File {
             "compute the ground truth again with `kiln datasets truth`",
         )
     }
-}
-
-fn bytes_of<T: AsRef<[u8]>>(texts: Vec<T>) -> Vec<Vec<u8>> {
-    texts.iter().map(|text| text.as_ref().to_vec()).collect()
 }
 
 /// The cell type of a matrix.

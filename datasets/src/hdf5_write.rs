@@ -5,13 +5,13 @@
 
 use std::path::Path;
 
-use hdf5::types::VarLenUnicode;
 use kiln_kernels::{Metric, Progress, dispatch_dtype, dispatch_rows};
 use ndarray::s;
 
 use crate::atomic::AtomicFile;
 use crate::convert::Content;
 use crate::error::DatasetError;
+use crate::hdf5_attributes::{write_scalar, write_text};
 use crate::source::{RowSource, blocks};
 use crate::truth::Truth;
 
@@ -33,7 +33,7 @@ pub(crate) fn write_hdf5(content: &Content<'_>, out: &Path, progress: &dyn Progr
 }
 
 /// An error of HDF5 on writing: most often, no space.
-fn failure(path: &Path) -> impl Fn(hdf5::Error) -> DatasetError + use<> {
+pub(crate) fn failure(path: &Path) -> impl Fn(hdf5::Error) -> DatasetError + use<> {
     let path = path.to_path_buf();
     move |error| {
         DatasetError::invalid(&path, format!("it cannot be written (HDF5: {error})"), "check space and permissions")
@@ -41,10 +41,7 @@ fn failure(path: &Path) -> impl Fn(hdf5::Error) -> DatasetError + use<> {
 }
 
 fn write_attributes(file: &hdf5::File, content: &Content<'_>) -> hdf5::Result<()> {
-    let text = |name: &str, value: &str| {
-        let value: VarLenUnicode = value.parse().map_err(|_| hdf5::Error::from("a zero byte in an attribute"))?;
-        file.new_attr::<VarLenUnicode>().create(name)?.write_scalar(&value)
-    };
+    let text = |name: &str, value: &str| write_text(file, name, value);
     text("type", "dense")?;
     text("point_type", "float")?;
     if let Some(metric) = content.metric {
@@ -55,7 +52,7 @@ fn write_attributes(file: &hdf5::File, content: &Content<'_>) -> hdf5::Result<()
         };
         text("distance", distance)?;
     }
-    file.new_attr::<i64>().create("dimension")?.write_scalar(&(content.base.dim() as i64))
+    write_scalar(file, "dimension", content.base.dim() as i64)
 }
 
 fn write_matrix(

@@ -316,5 +316,6 @@ fn unmeasured(setting: &Setting, k: usize) -> SettingRecord {
         answers: Answers::default(),
         failure: None,
         skip: None,
+        foreign: None,
     }
 }

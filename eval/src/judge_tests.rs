@@ -33,7 +33,9 @@ fn a_tied_row_is_a_hit_though_its_id_is_not() {
 fn wrong_missing_repeated_and_impossible_ids_are_misses() {
     assert_eq!(on_line(&[0, 1, 2, 3], 2, &[0, 3]), [1, 1, 1, 2]);
     assert_eq!(on_line(&[0, 1, 2, 3], 2, &[0, -1]), [1, 1, 1, 2]);
-    assert_eq!(on_line(&[0, 1, 2, 3], 2, &[0, 0]), [1, 1, 1, 2]);
+    // The ann-benchmarks rule looks at distances alone, and sees the nearest twice.
+    assert_eq!(on_line(&[0, 1, 2, 3], 2, &[0, 0]), [1, 1, 2, 2]);
+    assert_eq!(on_line(&[0, 1, 2, 3], 2, &[3, 3]), [0, 0, 0, 2]);
     assert_eq!(on_line(&[0, 1, 2, 3], 2, &[5, i64::MAX]), [0, 0, 0, 2]);
     assert_eq!(on_line(&[0, 1, 2, 3], 2, &[-1, -1]), [0, 0, 0, 2]);
 }
@@ -115,6 +117,50 @@ fn identical_rows_at_distance_zero_are_told_from_others() {
     assert_eq!(judged(&base, Metric::L2, &[0.0], &[0, 1], 1, &[2]), [0, 0, 1, 1]);
 }
 
+#[test]
+fn published_rules_by_hand() {
+    // From 0 on the line: d = 1, 2, 2, 3, 4 for rows 0 to 4. Each row of the table: truth, k, answers, and what the strict
+    // rule, the ids, the ann-benchmarks rule and the denominator make of them.
+    type Case = (&'static [i64], usize, &'static [i64], [u16; 4]);
+    const CASES: [Case; 12] = [
+        // All found, in any order.
+        (&[0, 1, 2, 3], 3, &[2, 0, 1], [3, 3, 3, 3]),
+        // A tie at the k-th place: either row is as near, only one is among the truth's ids.
+        (&[0, 2, 1, 3], 2, &[0, 1], [2, 1, 2, 2]),
+        // A tie before the k-th place changes nothing.
+        (&[0, 1, 2, 3], 4, &[0, 2, 1, 4], [3, 3, 3, 4]),
+        // The truth lists the tied rows in another order than by id.
+        (&[0, 2, 1, 3], 3, &[0, 1, 2], [3, 3, 3, 3]),
+        // A duplicate takes the place of a neighbour, and is counted once; by distances alone it is counted twice.
+        (&[0, 1, 2, 3], 3, &[0, 0, 1], [2, 2, 3, 3]),
+        (&[0, 1, 2, 3], 3, &[4, 4, 4], [0, 0, 0, 3]),
+        // -1 is no answer, wherever it stands.
+        (&[0, 1, 2, 3], 3, &[-1, 0, -1], [1, 1, 1, 3]),
+        (&[0, 1, 2, 3], 3, &[-1, -1, -1], [0, 0, 0, 3]),
+        // Fewer answers than k, none at all, and more: the rest is not looked at.
+        (&[0, 1, 2, 3], 3, &[1], [1, 1, 1, 3]),
+        (&[0, 1, 2, 3], 1, &[4, 0, 1], [0, 0, 0, 1]),
+        // Short truth: two neighbours exist, and two is all that can be found.
+        (&[0, 1, -1, -1], 4, &[0, 1, 3, 4], [2, 2, 2, 2]),
+        // An id beyond the base.
+        (&[0, 1, 2, 3], 2, &[0, 99], [1, 1, 1, 2]),
+    ];
+    for (truth, k, answers, expected) in CASES {
+        assert_eq!(on_line(truth, k, answers), expected, "truth {truth:?}, k {k}, answers {answers:?}");
+    }
+}
+
+/// The ann-benchmarks rule, line by line: distances within 1e-3 of the truth's k-th, whatever their ids.
+fn plain_ann(base: &Array2<f32>, query: &[f32], truth: &[i64], k: usize, ids: &[i64]) -> u16 {
+    let distance = |id: i64| {
+        let row = base.row(id as usize);
+        row.iter().zip(query).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum::<f64>().sqrt()
+    };
+    let threshold = distance(truth[k - 1]) + 1e-3;
+    let counted = |id: i64| id >= 0 && (id as usize) < base.nrows() && distance(id) <= threshold;
+    ids.iter().take(k).filter(|&&id| counted(id)).count() as u16
+}
+
 /// The definition, line by line, without batches, lookups or early exits.
 fn plain_strict(base: &Array2<f32>, query: &[f32], truth: &[i64], k: usize, ids: &[i64], scale: f64) -> u16 {
     let distance = |id: i64| {
@@ -164,6 +210,8 @@ fn random_answers_are_judged_as_the_plain_twin_judges_them() {
             let as_vec = |m: &Array2<i64>| m.row(q).to_vec();
             let expected = plain_strict(&base, &query.row(q).to_vec(), &as_vec(&truth), k, &as_vec(&ids), judge.scale);
             assert_eq!(judgement.strict_hits[q], expected, "round {round}, query {q}, k {k}");
+            let expected = plain_ann(&base, &query.row(q).to_vec(), &as_vec(&truth), k, &as_vec(&ids));
+            assert_eq!(judgement.ann_hits[q], expected, "round {round}, query {q}, k {k}");
             assert!(judgement.id_hits[q] <= judgement.strict_hits[q]);
             assert!(judgement.strict_hits[q] <= judgement.ann_hits[q]);
         }

@@ -15,7 +15,7 @@ pub use drive::{
 };
 pub use rows::{BuildRow, SearchRow, StageSeconds, build_row, search_row};
 
-use crate::record::{BuildRecord, SettingRecord};
+use crate::record::{BuildRecord, SettingRecord, Stated};
 use crate::stats::{self, Interval, Latency};
 
 /// A measured setting and the build it searched: what a metric looks at.
@@ -72,13 +72,13 @@ pub const METRICS: &[Metric] = metrics! {
         "ids found that are among the truth's first k ids; mean over queries"
     "recall_ann_benchmarks" [""] Higher = |m| recall_ann_benchmarks(m.setting);
         "the ann-benchmarks rule (distance within 1e-3 of the k-th); mean over queries"
-    "recall_p5" [""] Higher = |m| recall_distribution(m.setting).map(|d| d.p5);
+    "recall_p5" [""] Higher = |m| recall_p5(m.setting);
         "recall that 95% of the queries reach"
-    "recall_p1" [""] Higher = |m| recall_distribution(m.setting).map(|d| d.p1);
+    "recall_p1" [""] Higher = |m| recall_p1(m.setting);
         "recall that 99% of the queries reach"
     "qps" ["queries/s"] Higher = |m| qps(m.setting).map(|i| i.median);
         "queries of a run divided by its wall time; median over runs"
-    "latency_mean" ["us"] Lower = |m| latency(m.setting).map(|l| l.mean);
+    "latency_mean" ["us"] Lower = |m| latency_mean(m.setting);
         "mean time of a query over all runs"
     "latency_p50" ["us"] Lower = |m| latency(m.setting).map(|l| l.p50);
         "median time of a query, from the merged histogram of all runs"
@@ -108,19 +108,46 @@ pub const METRICS: &[Metric] = metrics! {
         "size of the index file"
 };
 
-/// Recall by the strict tie-aware rule; `None` when truth is unknown.
+/// A figure that the source of an imported setting states.
+pub(crate) fn stated<T>(setting: &SettingRecord, figure: impl Fn(&Stated) -> Option<T>) -> Option<T> {
+    figure(&setting.foreign.as_ref()?.stated)
+}
+
+/// Recall by the strict tie-aware rule; `None` when truth is unknown. Of an imported setting that could not be judged,
+/// recall by its source's rule.
 pub fn recall(setting: &SettingRecord) -> Option<f64> {
-    stats::mean(&query_recalls(setting))
+    stated(setting, |s| s.recall).or_else(|| stats::mean(&query_recalls(setting)))
 }
 
 /// Recall by ids.
 pub fn recall_ids(setting: &SettingRecord) -> Option<f64> {
-    stats::mean(&ratios(&setting.answers.id_hits, &setting.answers.possible))
+    let judged = || stats::mean(&ratios(&setting.answers.id_hits, &setting.answers.possible));
+    stated(setting, |s| s.recall_ids).or_else(judged)
 }
 
-/// Recall by the ann-benchmarks rule.
+/// Recall by the ann-benchmarks rule, computed in the order in which its plot program does, so that the last digit is the
+/// same: the mean number of hits, divided by k.
 pub fn recall_ann_benchmarks(setting: &SettingRecord) -> Option<f64> {
-    stats::mean(&ratios(&setting.answers.ann_hits, &setting.answers.possible))
+    let (hits, possible) = (&setting.answers.ann_hits, &setting.answers.possible);
+    let judged = || match possible.first() {
+        Some(&k) if k > 0 && possible.iter().all(|&of_query| of_query == k) => {
+            let hits: Vec<f64> = hits.iter().map(|&hits| f64::from(hits)).collect();
+            stats::mean(&hits).map(|mean| mean / f64::from(k))
+        }
+        // Its data sets have no query with fewer neighbours; ours may.
+        _ => stats::mean(&ratios(hits, possible)),
+    };
+    stated(setting, |s| s.recall_ann_benchmarks).or_else(judged)
+}
+
+/// Recall that 95% of the queries reach.
+pub fn recall_p5(setting: &SettingRecord) -> Option<f64> {
+    stated(setting, |s| s.recall_p5).or_else(|| recall_distribution(setting).map(|d| d.p5))
+}
+
+/// Recall that 99% of the queries reach.
+pub fn recall_p1(setting: &SettingRecord) -> Option<f64> {
+    stated(setting, |s| s.recall_p1).or_else(|| recall_distribution(setting).map(|d| d.p1))
 }
 
 /// The strict recall of every query that has a true neighbour, in query order; empty when truth is unknown.
@@ -139,31 +166,40 @@ fn ratios(hits: &[u16], possible: &[u16]) -> Vec<f64> {
 pub fn queries(setting: &SettingRecord) -> usize {
     // A pass in batches times no query; what each cost is counted in every mode, and of peers how each was judged.
     let answers = &setting.answers;
-    setting.runs.first().map_or(0, |run| run.latency_us.len().max(answers.distances.len()).max(answers.possible.len()))
+    let judged = answers.distances.len().max(answers.possible.len());
+    let counted = || setting.runs.first().map_or(0, |run| run.latency_us.len().max(judged));
+    stated(setting, |s| s.queries).unwrap_or_else(counted)
 }
 
 /// Queries a second: the median over runs, with its interval.
 pub fn qps(setting: &SettingRecord) -> Option<Interval> {
     // Every run answers every query, though only some runs keep their latencies.
     let answered = queries(setting) as f64;
-    let rates: Vec<f64> =
-        setting.runs.iter().filter(|run| run.seconds > 0.0).map(|run| answered / run.seconds).collect();
-    stats::median_interval(&rates)
+    let rates = || -> Vec<f64> {
+        setting.runs.iter().filter(|run| run.seconds > 0.0).map(|run| answered / run.seconds).collect()
+    };
+    stated(setting, |s| s.qps).or_else(|| stats::median_interval(&rates()))
 }
 
-/// Latency over all runs; `None` in batch mode.
+/// Latency over all runs; `None` in batch mode, and of an imported setting whose source states no percentiles.
 pub fn latency(setting: &SettingRecord) -> Option<Latency> {
-    stats::latency(setting.runs.iter().map(|run| run.latency_us.as_slice()))
+    let measured = || stats::latency(setting.runs.iter().map(|run| run.latency_us.as_slice()));
+    stated(setting, |s| s.latency?.whole()).or_else(measured)
+}
+
+/// Mean time of a query, microseconds; `None` in batch mode.
+pub fn latency_mean(setting: &SettingRecord) -> Option<f64> {
+    stated(setting, |s| s.latency.map(|l| l.mean)).or_else(|| latency(setting).map(|l| l.mean))
 }
 
 /// Distance computations a query; `None` when they were not counted.
 pub fn distances_per_query(setting: &SettingRecord) -> Option<f64> {
-    mean_of(&setting.answers.distances)
+    stated(setting, |s| s.distances).or_else(|| mean_of(&setting.answers.distances))
 }
 
 /// Nodes expanded or lists scanned a query; `None` when they were not counted.
 pub fn hops_per_query(setting: &SettingRecord) -> Option<f64> {
-    mean_of(&setting.answers.hops)
+    stated(setting, |s| s.hops).or_else(|| mean_of(&setting.answers.hops))
 }
 
 fn mean_of(counts: &[u32]) -> Option<f64> {
@@ -293,6 +329,7 @@ mod tests {
             },
             failure: None,
             skip: None,
+            foreign: None,
         }
     }
 
@@ -304,6 +341,32 @@ mod tests {
         assert_eq!(recall_ann_benchmarks(&setting), Some(0.8));
         let spread = recall_distribution(&setting).expect("judged");
         assert_eq!((spread.mean, spread.deciles[4]), (0.75, 0.75));
+    }
+
+    #[test]
+    fn the_ann_benchmarks_figure_is_computed_in_its_order() {
+        let mut setting = setting();
+        (setting.answers.ann_hits, setting.answers.possible) = (vec![7, 10, 9], vec![10; 3]);
+        // The mean of hits first, then the division by k: another order ends in another digit.
+        assert_eq!(recall_ann_benchmarks(&setting), Some((7.0 + 10.0 + 9.0) / 3.0 / 10.0));
+    }
+
+    #[test]
+    fn what_a_source_states_comes_first() {
+        use crate::record::{Foreign, StatedLatency};
+        let mut setting = setting();
+        assert!(!setting.is_foreign());
+        let latency = StatedLatency { mean: 90.0, p50: Some(80.0), ..StatedLatency::default() };
+        let stated = Stated { recall: Some(0.5), queries: Some(7), latency: Some(latency), ..Stated::default() };
+        setting.foreign = Some(Box::new(Foreign { stated, ..Foreign::default() }));
+        assert!(setting.is_foreign());
+        assert_eq!((recall(&setting), recall_ids(&setting), queries(&setting)), (Some(0.5), Some(0.7), 7));
+        // Percentiles that are not stated come from the raw times, where there are some.
+        assert_eq!(latency_mean(&setting), Some(90.0));
+        assert_eq!(super::latency(&setting).map(|l| l.samples), Some(9));
+        setting.runs.clear();
+        assert_eq!((super::latency(&setting), latency_mean(&setting)), (None, Some(90.0)));
+        assert_eq!(pages_per_query(&setting), Some(5.0));
     }
 
     #[test]

@@ -21,6 +21,9 @@ use kiln_builder::Searcher;
 use serde::{Deserialize, Serialize};
 
 pub use crate::held_out::HeldOut;
+pub use kiln_datasets::difficulty::{Difficulty, SHIFT_NEIGHBOUR, Shift};
+
+pub use crate::foreign::{Foreign, Stated, StatedLatency};
 pub use crate::io_state::IoState;
 pub use crate::load::LoadRecord;
 pub use crate::noise::NoiseCheck;
@@ -160,6 +163,9 @@ pub struct DatasetRecord {
     pub query_lid: Vec<Option<f32>>,
     /// What the check of the truth found.
     pub warnings: Vec<String>,
+    /// How hard the set is, from a sample; `None` in older records, and where looking at it would take too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difficulty: Option<Difficulty>,
 }
 
 /// One index that was built or opened.
@@ -314,6 +320,17 @@ pub struct SettingRecord {
     /// Set where that was on purpose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip: Option<Skip>,
+    /// Set when it was measured elsewhere and imported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<Box<Foreign>>,
+}
+
+impl SettingRecord {
+    /// Whether it was measured elsewhere, on hardware that nobody here knows: such a setting is shown, and neither
+    /// ranked nor tested against others.
+    pub fn is_foreign(&self) -> bool {
+        self.foreign.is_some()
+    }
 }
 
 /// The warm-up of a setting.

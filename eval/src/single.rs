@@ -114,6 +114,7 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         answers: judged(&answers.stats, judgement, searcher.residency()),
         failure: None,
         skip: None,
+        foreign: None,
     };
     measure_interleaved(&Driver::new(set.len()), &repeats, &[task], 1, |_, measured| {
         match measured {

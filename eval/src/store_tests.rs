@@ -43,6 +43,7 @@ fn header() -> RunHeader {
             truth_depth: 10,
             query_lid: vec![None, Some(3.5)],
             warnings: vec![],
+            difficulty: None,
         },
         k: 5,
         quick: true,
@@ -69,6 +70,7 @@ fn setting(key: &str, failure: Option<&str>) -> SettingRecord {
         answers: Answers::default(),
         failure: failure.map(str::to_string),
         skip: None,
+        foreign: None,
     }
 }
 

@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
-use kiln_datasets::{Dataset, MemorySource, Truth, exact_truth, read_all, verify_truth};
+use kiln_datasets::{
+    Dataset, Difficulty, DifficultyRequest, MemorySource, Truth, difficulty, exact_truth, read_all, verify_truth,
+};
 use kiln_kernels::{Backend, Metric, Progress, Rows};
 use ndarray::s;
 
@@ -29,6 +31,11 @@ const VERIFIED_QUERIES: usize = 100;
 /// Base bytes up to which the neighbours of every query are read for its local intrinsic dimension, and the file for
 /// its SHA-256: above, each would cost minutes of reading.
 const READ_THROUGH_BYTES: u64 = 8 << 30;
+
+/// Queries, and rows of the base, from which a set's difficulty is told.
+const DIFFICULTY_SAMPLE: usize = 500;
+/// Base rows x sampled rows x coordinates up to which it is: seconds on a laptop.
+const DIFFICULTY_PRODUCTS: f64 = 5e11;
 
 /// A data set ready to be measured on.
 pub(crate) struct Subject<'a> {
@@ -137,6 +144,33 @@ impl<'a> Subject<'a> {
             truth_depth: ids.ncols(),
             query_lid,
             warnings,
+            difficulty: self.difficulty(plan, backend, progress)?,
         })
+    }
+
+    /// How hard the set is, and whether its queries come from where its rows do; `None` where exact search for a sample
+    /// would keep the user waiting.
+    fn difficulty<B: Backend>(
+        &self,
+        plan: &Plan,
+        backend: &B,
+        progress: &dyn Progress,
+    ) -> Result<Option<Difficulty>, EvalError> {
+        let base = self.dataset.base.as_ref();
+        let sampled = DIFFICULTY_SAMPLE + DIFFICULTY_SAMPLE.min(self.queries.len());
+        if base.len() as f64 * (sampled * base.dim()) as f64 > DIFFICULTY_PRODUCTS {
+            tracing::info!("{}: too large to look at its difficulty here: see `kiln datasets info`", self.dataset.name);
+            return Ok(None);
+        }
+        let queries = MemorySource::new(self.queries.clone(), &self.dataset.path);
+        let request = DifficultyRequest {
+            base,
+            queries: &queries,
+            metric: self.metric,
+            sample: DIFFICULTY_SAMPLE,
+            seed: plan.seed,
+            memory_budget_bytes: TRUTH_MEMORY_BYTES,
+        };
+        Ok(Some(difficulty(backend, &request, progress)?))
     }
 }

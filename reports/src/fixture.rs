@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use kiln_eval::load::{LoadLatency, LoadMode, LoadRecord, StartLag, is_saturated};
 use kiln_eval::record::{
-    Answers, BuildRecord, DatasetRecord, DriveCeiling, IoState, Machine, Mode, PeerPoint, PeerRecord, RunData,
-    RunHeader, RunSample, SCHEMA_VERSION, SettingRecord, Warmup,
+    Answers, BuildRecord, DatasetRecord, DriveCeiling, Foreign, IoState, Machine, Mode, PeerPoint, PeerRecord, RunData,
+    RunHeader, RunSample, SCHEMA_VERSION, SettingRecord, Stated, StatedLatency, Warmup,
 };
+use kiln_eval::stats::Interval;
 use serde_json::json;
 
 const QUERIES: usize = 500;
@@ -149,6 +150,32 @@ pub fn on_drive() -> RunData {
     data
 }
 
+/// Two indexes, the second of them measured elsewhere: twice as fast, its recall and its rates as its source states them.
+pub fn imported() -> RunData {
+    let mut data = run();
+    let key = data.builds[1].key.clone();
+    for setting in data.settings.iter_mut().filter(|setting| setting.build_key == key) {
+        let rate = 2.0 * kiln_eval::metrics::qps(setting).map_or(0.0, |qps| qps.median);
+        let stated = Stated {
+            queries: Some(QUERIES),
+            recall: kiln_eval::metrics::recall(setting),
+            qps: Some(Interval { median: rate, lo: rate, hi: rate }),
+            latency: Some(StatedLatency { mean: 50.0, ..StatedLatency::default() }),
+            ..Stated::default()
+        };
+        setting.runs.clear();
+        setting.answers = Answers::default();
+        setting.foreign = Some(Box::new(Foreign {
+            format: "cuvs-bench".into(),
+            source: "größe 1,base,k10,bs1.json".into(),
+            hardware: Some("gpu-node, NVIDIA H100".into()),
+            recall_rule: Some("ids of the truth, as cuvs-bench counts".into()),
+            stated,
+        }));
+    }
+    data
+}
+
 /// diskannpy's index on the drive, as published figures have it, with three sizes of its cache.
 fn peers(threads: usize) -> Vec<PeerRecord> {
     [(24u64, 1.0), (96, 1.08), (384, 1.3)]
@@ -237,6 +264,7 @@ fn header(lid: &[f64]) -> RunHeader {
             truth_depth: 100,
             query_lid: lid.iter().map(|l| Some(*l as f32)).collect(),
             warnings: Vec::new(),
+            difficulty: None,
         },
         k: usize::from(K),
         quick: false,
@@ -338,5 +366,6 @@ fn setting(build: &BuildRecord, i: usize, step: usize, mode: Mode, lid: &[f64], 
         },
         failure: None,
         skip: None,
+        foreign: None,
     }
 }

@@ -48,8 +48,11 @@ pub struct Series<'a> {
     pub io_state: Option<IoState>,
     /// Bytes of memory that serving was allowed.
     pub memory_budget: Option<u64>,
-    /// Unique in the run: kind, the parameters that tell it from others, residency where there are several.
+    /// Unique in the run: kind, the parameters that tell it from others, residency where there are several; and that it
+    /// was measured elsewhere.
     pub name: String,
+    /// Measured elsewhere: shown, and never ranked.
+    pub foreign: bool,
 }
 
 /// Everything measured in one mode.
@@ -205,7 +208,8 @@ fn measure(setting: &SettingRecord, owner: Option<usize>) -> Result<(usize, Poin
     let owner = owner.ok_or_else(|| format!("no build with key {} in the run", setting.build_key))?;
     let latency = metrics::latency(setting);
     let times_queries = !matches!(setting.mode, Mode::Batch { .. });
-    let Some(qps) = metrics::qps(setting).filter(|_| latency.is_some() || !times_queries) else {
+    let timed = latency.is_some() || !times_queries || setting.is_foreign();
+    let Some(qps) = metrics::qps(setting).filter(|_| timed) else {
         return Err("no run was kept".into());
     };
     let recall = metrics::recall(setting);
@@ -248,7 +252,12 @@ impl<'a> Curve<'a> {
 impl ModeView<'_> {
     /// The level at which figures are compared: .95 where anyone reaches it, else .90; `None` where nobody does.
     pub fn focus(&self) -> Option<f64> {
-        let best = (self.curves.iter()).filter_map(|c| c.frontier_recalls().last().copied()).reduce(f64::max)?;
+        Self::focus_of(&self.curves.iter().collect::<Vec<_>>())
+    }
+
+    /// The same of some curves.
+    pub fn focus_of(curves: &[&Curve]) -> Option<f64> {
+        let best = (curves.iter()).filter_map(|c| c.frontier_recalls().last().copied()).reduce(f64::max)?;
         [0.95, 0.90].into_iter().find(|level| best >= *level)
     }
 

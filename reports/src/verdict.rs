@@ -2,11 +2,11 @@
 //!
 //! In: a [`Model`]. Out: plain text. Nothing is claimed that the intervals do not support.
 
-use kiln_eval::record::{Mode, Skip};
+use kiln_eval::record::{Foreign, Mode, SHIFT_NEIGHBOUR, Shift, Skip};
 use kiln_eval::stats::{AtRecall, Interval};
 
 use crate::format;
-use crate::model::{Curve, ModeView, Model};
+use crate::model::{Curve, ModeView, Model, shorten};
 
 /// The verdict of the first mode, at its focus level; and, where the machine is noisy, that it is.
 pub fn verdict(model: &Model) -> String {
@@ -25,14 +25,22 @@ fn of_figures(model: &Model) -> String {
             n => format!("No setting could be measured: {}; {builds}.", format::count(n, "failed", "failed")),
         };
     };
-    let Some(level) = mode.focus() else {
-        return without_level(model, mode);
+    // What was measured elsewhere is shown, and says nothing about this machine.
+    let own: Vec<&Curve> = mode.curves.iter().filter(|c| !model.series[c.series].foreign).collect();
+    if own.is_empty() {
+        return format!(
+            "Everything here ({}) was measured elsewhere and imported: it is shown, and not ranked.",
+            setup(model, mode)
+        );
+    }
+    let Some(level) = ModeView::focus_of(&own) else {
+        return without_level(model, mode, &own);
     };
-    let mut ranked: Vec<(&Curve, Interval)> = mode.curves.iter().filter_map(|c| Some((c, c.qps_at(level)?))).collect();
+    let mut ranked: Vec<(&Curve, Interval)> = own.iter().filter_map(|c| Some((*c, c.qps_at(level)?))).collect();
     ranked.sort_by(|a, b| b.1.median.total_cmp(&a.1.median));
     let name = |curve: &Curve| model.series[curve.series].name.clone();
     let Some(((best, qps), others)) = ranked.split_first() else {
-        return without_level(model, mode);
+        return without_level(model, mode, &own);
     };
     let bounded = |curve: &Curve| matches!(curve.at(level, |p| Some(p.qps.median)), Some(AtRecall::Bound(_)));
     let at_least = |curve: &Curve| if bounded(curve) { "at least " } else { "" };
@@ -87,7 +95,7 @@ fn of_figures(model: &Model) -> String {
             format::bytes(build.index_bytes as f64),
         ));
     }
-    for curve in mode.curves.iter().filter(|c| c.qps_at(level).is_none()) {
+    for curve in own.iter().filter(|c| c.qps_at(level).is_none()) {
         if let Some(max) = curve.frontier_recalls().last() {
             text.push_str(&format!(" {} stops at recall {}.", name(curve), format::recall(*max)));
         }
@@ -96,9 +104,9 @@ fn of_figures(model: &Model) -> String {
 }
 
 /// Nobody reached .90, or recall is unknown.
-fn without_level(model: &Model, mode: &ModeView) -> String {
+fn without_level(model: &Model, mode: &ModeView, own: &[&Curve]) -> String {
     let name = |curve: &Curve| &model.series[curve.series].name;
-    let accurate = (mode.curves.iter())
+    let accurate = (own.iter().copied())
         .filter_map(|c| Some((c, *c.frontier_recalls().last()?)))
         .max_by(|a, b| a.1.total_cmp(&b.1));
     if let Some((curve, recall)) = accurate {
@@ -109,7 +117,7 @@ fn without_level(model: &Model, mode: &ModeView) -> String {
             format::recall(recall)
         );
     }
-    let fastest = (mode.curves.iter())
+    let fastest = (own.iter().copied())
         .flat_map(|c| c.points.iter().map(move |p| (c, p.qps.median)))
         .max_by(|a, b| a.1.total_cmp(&b.1));
     let speed = fastest.map_or_else(String::new, |(curve, qps)| {
@@ -175,6 +183,35 @@ pub fn notes(model: &Model) -> Vec<String> {
         if count > 0 {
             notes.push(format!("{} {what}", format::count(count, "setting", "settings")));
         }
+    }
+    let imported: Vec<&Foreign> = model.points().filter_map(|p| p.setting.foreign.as_deref()).collect();
+    if !imported.is_empty() {
+        let mut hardware: Vec<&str> =
+            imported.iter().map(|f| f.hardware.as_deref().unwrap_or("hardware unknown")).collect();
+        hardware.sort_unstable();
+        hardware.dedup();
+        let mut rules: Vec<&str> = imported.iter().filter_map(|f| f.recall_rule.as_deref()).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        let rules = match rules.len() {
+            0 => String::new(),
+            _ => format!(" The recall of some is by their source's rule: {}.", rules.join("; ")),
+        };
+        notes.push(format!(
+            "{} measured elsewhere ({}) and imported: marked “other hardware”, neither ranked nor tested against what was \
+             measured here.{rules}",
+            format::count(imported.len(), "setting was", "settings were"),
+            shorten(&hardware.join("; "), 160),
+        ));
+    }
+    if let Some(shift) = header.dataset.difficulty.as_ref().and_then(|d| d.shift).filter(Shift::is_detected) {
+        notes.push(format!(
+            "The queries do not come from where the rows do: their {SHIFT_NEIGHBOUR}th nearest row lies {:.2} times as far \
+             as that of a row of the base (Kolmogorov-Smirnov {:.2}, p {}).",
+            shift.ratio,
+            shift.statistic,
+            if shift.p_value < 1e-4 { "below .0001".to_string() } else { format!("{:.4}", shift.p_value) }
+        ));
     }
     let unjudged = model.points().filter(|p| p.recall.is_none()).count();
     if unjudged > 0 {
@@ -253,6 +290,55 @@ mod tests {
         assert!(notes.contains("2 settings left out after a short probe"), "{notes}");
         assert!(notes.contains("1 setting left out because the time budget ended"), "{notes}");
         assert!(!notes.contains("could not be measured"), "{notes}");
+    }
+
+    #[test]
+    fn what_was_measured_elsewhere_is_not_ranked() {
+        let mut data = fixture::imported();
+        let model = Model::new(&data);
+        let text = verdict(&model);
+        assert!(text.contains("vamana answers") && !text.contains("ivf-pq") && !text.contains(" times "), "{text}");
+        let notes = notes(&model);
+        let note = notes.iter().find(|note| note.contains("measured elsewhere")).expect("a note");
+        assert!(
+            note.contains("24 settings were") && note.contains("NVIDIA H100") && note.contains("cuvs-bench"),
+            "{note}"
+        );
+        let names: Vec<&str> = model.series.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["vamana", "ivf-pq [other hardware]"]);
+        // It is on the charts.
+        let drawn = model.modes[0].curves.iter().find(|c| model.series[c.series].foreign).expect("drawn");
+        assert!(drawn.points.len() == 8 && drawn.points.iter().all(|p| p.latency.is_none() && p.recall.is_some()));
+
+        let keys: Vec<String> = data.builds.iter().map(|build| build.key.clone()).collect();
+        data.settings.retain(|setting| setting.build_key == keys[1]);
+        let text = verdict(&Model::new(&data));
+        assert!(text.starts_with("Everything here (") && text.contains("not ranked"), "{text}");
+    }
+
+    #[test]
+    fn queries_from_elsewhere_are_noted() {
+        let mut data = fixture::run();
+        let mut found = kiln_eval::record::Difficulty {
+            queries: 500,
+            rows: 500,
+            lid_queries: Some(31.4),
+            lid_rows: Some(20.1),
+            relative_contrast: Some(1.42),
+            shift: Some(Shift { statistic: 0.61, p_value: 1e-60, ratio: 1.7 }),
+        };
+        data.header.dataset.difficulty = Some(found.clone());
+        let told = notes(&Model::new(&data));
+        assert!(told[0].contains("1.70 times as far") && told[0].contains("p below .0001"), "{told:?}");
+        let table = crate::summary::provenance(&data.header);
+        let row = table.rows.iter().find(|row| row[0].text == "Difficulty").expect("a row");
+        for says in ["31.4 around queries", "relative contrast 1.42", "queries lie elsewhere than rows", "500 queries"]
+        {
+            assert!(row[1].text.contains(says), "{}", row[1].text);
+        }
+        found.shift = Some(Shift { statistic: 0.03, p_value: 0.9, ratio: 1.01 });
+        data.header.dataset.difficulty = Some(found);
+        assert!(notes(&Model::new(&data)).is_empty());
     }
 
     #[test]

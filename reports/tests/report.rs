@@ -310,3 +310,11 @@ fn a_file_that_cannot_be_written_is_named() {
     let error = write_report(&fixture::run(), Path::new("/"), None).expect_err("a folder is no file");
     assert!(matches!(error, ReportError::Write { .. }));
 }
+
+#[test]
+fn imported_settings_are_marked() {
+    let page = report_html(&fixture::imported()).expect("drawn");
+    for says in ["ivf-pq [other hardware]", "measured elsewhere (gpu-node, NVIDIA H100)", "as cuvs-bench counts"] {
+        assert!(page.contains(says), "{says}");
+    }
+}

@@ -20,7 +20,8 @@ use super::experiment::{Run, runs_of};
 use super::residency::ResidencyArg;
 use super::search::NavigateArg;
 use super::{
-    IndexArg, MetricArg, UsageError, bytes, metric_of, open_dataset, print, summary, with_threads, write_json,
+    IndexArg, MetricArg, UsageError, bytes, command_line, metric_of, open_dataset, print, summary, with_threads,
+    write_json,
 };
 use crate::terminal::TerminalProgress;
 
@@ -290,16 +291,6 @@ fn refuse_foreign(args: &Args, kinds: &[IndexKind]) -> Result<(), UsageError> {
         }
         None => Ok(()),
     }
-}
-
-/// The command line as it was typed, quoted where a shell needs it.
-fn command_line() -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+".contains(c);
-    let quote = |word: String| {
-        if !word.is_empty() && word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
-    };
-    let words = std::env::args().skip(1).map(quote);
-    std::iter::once("kiln".to_string()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// The JSON document of a run.

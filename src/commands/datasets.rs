@@ -1,20 +1,19 @@
 //! `kiln datasets`: list, fetch, look at, convert and make data sets, and compute their truth.
 
+mod info;
+mod truth;
+
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use kiln_datasets::{
-    Content, Dataset, FetchOptions, Registry, RowSource, SynthSource, SynthSpec, Truth, convert, exact_truth, fetch,
-    local_dimension, open_queries, open_rows, verify_truth, write_truth,
+    Content, Dataset, FetchOptions, Registry, SynthSource, SynthSpec, convert, exact_truth, fetch, open_rows,
 };
-use kiln_kernels::{CpuBackend, DType, Metric};
+use kiln_kernels::{DType, Metric};
 use serde_json::json;
 
 use super::device::DeviceArgs;
-use super::{
-    MetricArg, UsageError, bytes, cache_dir, metric_of, open_dataset, print, shape, summary, thousands, with_threads,
-    write_json,
-};
+use super::{UsageError, bytes, cache_dir, open_dataset, print, shape, thousands, write_json};
 use crate::terminal::TerminalProgress;
 
 /// Rows that exact search may hold at once.
@@ -33,11 +32,11 @@ enum Command {
     /// Download a data set into the cache ($KILN_DATA); a download that broke off goes on
     Fetch(FetchArgs),
     /// Show what a file or set holds, and check a sample of its truth
-    Info(InfoArgs),
+    Info(info::Args),
     /// Write rows in another format, exactly
     Convert(ConvertArgs),
-    /// Compute exact nearest neighbours
-    Truth(TruthArgs),
+    /// Compute exact nearest neighbours; a computation that was ended goes on
+    Truth(truth::Args),
     /// Make a synthetic data set of a chosen intrinsic dimension
     Synth(SynthArgs),
 }
@@ -63,21 +62,6 @@ struct FetchArgs {
 }
 
 #[derive(clap::Args)]
-struct InfoArgs {
-    /// A file, or the name of a fetched set
-    dataset: String,
-    /// How rows are compared, where the data set does not say
-    #[arg(long, value_enum)]
-    metric: Option<MetricArg>,
-    /// Truth rows to check
-    #[arg(long, default_value_t = 100)]
-    sample: usize,
-    /// Estimate the local intrinsic dimension as well (exact search for 1,000 rows)
-    #[arg(long)]
-    lid: bool,
-}
-
-#[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  kiln datasets convert sift.hdf5 sift.u8bin\n  kiln datasets convert base.fvecs base.npy"
 )]
@@ -89,32 +73,6 @@ struct ConvertArgs {
     /// Write the queries instead of the base rows
     #[arg(long)]
     queries: bool,
-}
-
-#[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  kiln datasets truth base.fbin --queries query.fbin --metric l2 --out set.hdf5\n  kiln datasets truth set.hdf5 --k 200 --out truth.ibin"
-)]
-struct TruthArgs {
-    /// The base rows: a file, or the name of a fetched set
-    dataset: String,
-    /// The queries [default: the data set's own]
-    #[arg(long, value_name = "FILE")]
-    queries: Option<PathBuf>,
-    /// How rows are compared; required where the data set does not say
-    #[arg(long, value_enum)]
-    metric: Option<MetricArg>,
-    /// Neighbours a query
-    #[arg(long, default_value_t = 100)]
-    k: usize,
-    /// The file to write: .hdf5 (with base and queries), .ibin, .ivecs or .npy
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// Threads to use [default: all]
-    #[arg(long, value_name = "T")]
-    threads: Option<usize>,
-    #[command(flatten)]
-    device: DeviceArgs,
 }
 
 #[derive(clap::Args)]
@@ -180,9 +138,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::List(args) => list(args),
         Command::Fetch(args) => fetch_set(args),
-        Command::Info(args) => info(args),
+        Command::Info(args) => info::run(args),
         Command::Convert(args) => convert_file(args),
-        Command::Truth(args) => truth(args),
+        Command::Truth(args) => truth::run(args),
         Command::Synth(args) => synth(args),
     }
 }
@@ -226,41 +184,6 @@ fn fetch_set(args: FetchArgs) -> anyhow::Result<()> {
     print(&path.display().to_string())
 }
 
-fn info(args: InfoArgs) -> anyhow::Result<()> {
-    let dataset = Dataset::open(&args.dataset, &cache_dir())?;
-    let mut lines = vec![
-        summary(&dataset),
-        format!("file         {}", dataset.path.display()),
-        format!("fingerprint  {}", dataset.fingerprint),
-    ];
-    let metric = args.metric.map(Metric::from).or(dataset.metric);
-    if let (Some(metric), true, true) = (metric, dataset.queries.is_some(), dataset.truth.is_some()) {
-        let issues = verify_truth(&dataset, metric, args.sample, 1)?;
-        for issue in &issues {
-            tracing::warn!("{}: {issue}", dataset.path.display());
-        }
-        lines.push(format!(
-            "truth        {} of {} sampled rows are wrong",
-            issues.len(),
-            args.sample.min(dataset.truth.as_ref().map_or(0, Truth::queries))
-        ));
-    }
-    if args.lid {
-        let lid = local_dimension(
-            &CpuBackend::new(),
-            dataset.base.as_ref(),
-            1000,
-            1,
-            TRUTH_MEMORY,
-            &TerminalProgress::new(),
-        )?;
-        lines.push(lid.median().map_or("LID          unknown".into(), |m| {
-            format!("LID          {m:.1} (median of 1,000 rows, maximum likelihood, k = 100)")
-        }));
-    }
-    print(&lines.join("\n"))
-}
-
 fn convert_file(args: ConvertArgs) -> anyhow::Result<()> {
     let dataset = open_dataset(&args.from)?;
     let progress = TerminalProgress::new();
@@ -274,26 +197,6 @@ fn convert_file(args: ConvertArgs) -> anyhow::Result<()> {
     }
     drop(progress);
     print(&args.to.display().to_string())
-}
-
-fn truth(args: TruthArgs) -> anyhow::Result<()> {
-    let dataset = open_dataset(&args.dataset)?;
-    let metric = metric_of(args.metric, &dataset)?;
-    let given = args.queries.as_deref().map(open_queries).transpose()?;
-    let queries: &dyn RowSource = match (&given, &dataset.queries) {
-        (Some(given), _) => given.as_ref(),
-        (None, Some(own)) => own.as_ref(),
-        (None, None) => return Err(UsageError(format!("{} has no queries: add --queries FILE", args.dataset)).into()),
-    };
-    let progress = TerminalProgress::new();
-    let base = dataset.base.as_ref();
-    let truth = with_threads(args.threads, || -> anyhow::Result<Truth> {
-        Ok(exact_truth(&args.device.open()?, base, queries, metric, args.k, TRUTH_MEMORY, &progress)?)
-    })??;
-    let content = Content { base, queries: Some(queries), truth: Some(&truth), metric: Some(metric) };
-    write_truth(&content, &args.out, &progress)?;
-    drop(progress);
-    print(&format!("{}: {} x {} neighbours by {metric}", args.out.display(), truth.queries(), truth.depth()))
 }
 
 fn synth(args: SynthArgs) -> anyhow::Result<()> {

@@ -12,6 +12,8 @@ pub mod device;
 pub mod devices;
 pub mod drive;
 pub mod experiment;
+pub mod export;
+pub mod import;
 pub mod inspect;
 pub mod load;
 pub mod peer;
@@ -206,6 +208,16 @@ pub fn with_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> R + 
         None => rayon::ThreadPoolBuilder::new(),
     };
     Ok(pool.build().context("cannot start the threads")?.install(work))
+}
+
+/// The command line as it was typed, quoted where a shell needs it.
+pub fn command_line() -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+".contains(c);
+    let quote = |word: String| {
+        if !word.is_empty() && word.chars().all(plain) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    let words = std::env::args().skip(1).map(quote);
+    std::iter::once("kiln".to_string()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod durable;
 mod experiment;
 #[cfg(feature = "serve")]
 mod http;
+mod interchange;
 #[cfg(feature = "serve")]
 mod load;
 #[cfg(feature = "object-store")]

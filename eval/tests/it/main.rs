@@ -3,5 +3,6 @@
 mod bench;
 mod common;
 mod experiments;
+mod interchange;
 mod io_states;
 mod peers;

@@ -47,7 +47,12 @@ pub(super) fn name_series<'a>(data: &'a RunData, names: &[String]) -> Vec<Series
             if several && !residency.is_empty() {
                 name = format!("{name} ({})", place_words(place));
             }
-            series.push(Series { build_index, build, residency, io_state, memory_budget, name });
+            let mut of_build = data.settings.iter().filter(|s| s.build_key == build.key);
+            let foreign = of_build.any(SettingRecord::is_foreign);
+            if foreign {
+                name = format!("{name} [other hardware]");
+            }
+            series.push(Series { build_index, build, residency, io_state, memory_budget, name, foreign });
         }
     }
     series
