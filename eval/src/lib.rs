@@ -5,10 +5,11 @@
 //!
 //! [`run_bench`] walks the whole way: [`plan`] says which settings, [`measure`] and [`interleave`] time them,
 //! [`judge`](mod@judge) scores their answers, [`store`] keeps both, [`provenance`] says where. [`tune()`] finds the
-//! setting that reaches a recall. Where an index lies is a [`Placement`]; [`page_cache`] and [`memory_cap`] bring its
+//! setting that reaches a recall; [`compare`](mod@compare) says whether two runs differ. Where an index lies is a [`Placement`]; [`page_cache`] and [`memory_cap`] bring its
 //! conditions about.
 
 mod answers;
+pub mod compare;
 mod conditions;
 mod error;
 mod index_bench;
