@@ -175,7 +175,7 @@ fn child_that_counts() {
 /// The bytes that the kernel and the index counted in a child process.
 fn counted(index: &Path, reads: &str) -> (u64, u64) {
     let child = Command::new(std::env::current_exe().expect("known"))
-        .args(["--exact", "child_that_counts", "--nocapture", "--test-threads", "1"])
+        .args(["--exact", "io_states::child_that_counts", "--nocapture", "--test-threads", "1"])
         .env(COUNTED, index)
         .env(READS, reads)
         .output()
