@@ -50,7 +50,7 @@ impl Answer {
     pub fn is_error(&self, status: u16, kind: &str) -> String {
         let body = self.json();
         assert_eq!((self.status, body["error"]["kind"].as_str()), (status, Some(kind)), "{}", self.text());
-        super::assert_keys(&body["error"], &["kind", "message", "request_id"]);
+        crate::common::assert_keys(&body["error"], &["kind", "message", "request_id"]);
         assert_eq!(self.header("content-type"), Some("application/json"));
         assert_eq!(self.header("x-request-id"), body["error"]["request_id"].as_str());
         body["error"]["message"].as_str().expect("text").to_string()
