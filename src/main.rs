@@ -10,8 +10,8 @@ use commands::budget::STOPPED;
 #[cfg(feature = "serve")]
 use commands::serve;
 use commands::{
-    StdoutClosed, UsageError, append, bench, bench_kernels, build, compact, completions, datasets, devices, export,
-    import, inspect, load, peer, report, search, tune, unit,
+    StdoutClosed, UsageError, append, bench, bench_kernels, build, compact, compare, completions, datasets, devices,
+    export, import, inspect, load, peer, report, search, tune, unit,
 };
 use kiln_builder::BuilderError;
 
@@ -76,29 +76,32 @@ enum Command {
     /// Write the report of a run folder again
     #[command(display_order = 10)]
     Report(report::Args),
-    /// List, fetch, convert and make data sets
+    /// Say whether one run is faster or slower than another, and whether that can be told
     #[command(display_order = 11)]
+    Compare(compare::Args),
+    /// List, fetch, convert and make data sets
+    #[command(display_order = 12)]
     Datasets(datasets::Args),
     /// List the devices that can compute
-    #[command(display_order = 12)]
+    #[command(display_order = 13)]
     Devices(devices::Args),
     /// Measure every stage of a device beside what it can do at most
-    #[command(display_order = 13)]
+    #[command(display_order = 14)]
     BenchKernels(bench_kernels::Args),
     /// Build one index by many machines, unit by unit
-    #[command(display_order = 14)]
+    #[command(display_order = 15)]
     Unit(unit::Args),
     /// Be a peer of another Kiln: build and search as its `--config` asks, in JSON lines
-    #[command(display_order = 15)]
+    #[command(display_order = 16)]
     Peer(peer::Args),
     /// Write a run in the format of another benchmark, or as a table
-    #[command(display_order = 16)]
+    #[command(display_order = 17)]
     Export(export::Args),
     /// Bring results of other benchmarks or machines into a run folder
-    #[command(display_order = 17)]
+    #[command(display_order = 18)]
     Import(import::Args),
     /// Print a shell completion script, or write man pages
-    #[command(display_order = 18)]
+    #[command(display_order = 19)]
     Completions(completions::Args),
 }
 
@@ -123,6 +126,7 @@ fn main() -> ExitCode {
         Command::Compact(args) => compact::run(args),
         Command::Peer(args) => peer::run(args),
         Command::Report(args) => report::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Datasets(args) => datasets::run(args),
         Command::Devices(args) => devices::run(args),
         Command::BenchKernels(args) => bench_kernels::run(args),

@@ -6,12 +6,13 @@
 //! [`run_bench`] walks the whole way: [`plan`] says which settings, [`measure`] and [`interleave`] time them,
 //! [`judge`](mod@judge) scores their answers, [`store`] keeps both, [`provenance`] says where. A plan is made of options, or
 //! of a file ([`experiment`]); [`noise`] says what the machine can tell apart, [`held_out`] what a choice is worth, and
-//! [`peer`] measures other libraries beside. [`tune()`] finds the setting that reaches a recall, and [`interchange`]
-//! speaks the formats of other benchmarks. Where an index lies is a [`Placement`]; [`page_cache`] and [`memory_cap`]
-//! bring its conditions about.
+//! [`peer`] measures other libraries beside. [`tune()`] finds the setting that reaches a recall, [`compare`](mod@compare)
+//! says whether two runs differ, and [`interchange`] speaks the formats of other benchmarks. Where an index lies is a
+//! [`Placement`]; [`page_cache`] and [`memory_cap`] bring its conditions about.
 
 mod answers;
 mod budget;
+pub mod compare;
 mod conditions;
 mod error;
 pub mod experiment;

@@ -15,7 +15,7 @@ use crate::stats::{self, BOOTSTRAP_RESAMPLES};
 /// From here on a machine is called noisy: methods that differ by less are common in this field.
 pub const NOISY_SPREAD: f64 = 0.05;
 
-const SEED: u64 = 0x6e6f_6973_65;
+const SEED: u64 = 0x006e_6f69_7365;
 
 /// One setting, measured against itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -75,7 +75,7 @@ pub(crate) fn pin_process(process: u32, cpus: &[usize]) -> io::Result<()> {
 /// When the system refuses, as some sandboxes do.
 #[cfg(target_os = "linux")]
 pub(crate) fn prefer_memory_of(node: Option<usize>) -> io::Result<()> {
-    const BITS: usize = 8 * size_of::<libc::c_ulong>();
+    const BITS: usize = libc::c_ulong::BITS as usize;
     let mut mask = [0 as libc::c_ulong; 16];
     let mode = match node {
         None => libc::MPOL_DEFAULT,

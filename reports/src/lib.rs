@@ -9,9 +9,11 @@
 //! | `charts`, `verdict`, `summary` | say what to show: `plot::Figure`s, sentences, tables |
 //! | `draw`, `svg`, `paint`, `axis`, `font` | draw a figure as SVG, through plotters |
 //! | `html`, `png` | the page around it, the picture of it |
+//! | `comparison` | two runs against each other, as text and as Markdown |
 
 mod axis;
 mod charts;
+mod comparison;
 mod draw;
 mod error;
 #[cfg(test)]
@@ -32,6 +34,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+pub use comparison::{comparison_markdown, comparison_text};
 pub use error::ReportError;
 use kiln_eval::record::RunData;
 use model::Model;

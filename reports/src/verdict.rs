@@ -2,6 +2,7 @@
 //!
 //! In: a [`Model`]. Out: plain text. Nothing is claimed that the intervals do not support.
 
+use kiln_eval::compare::{Contrast, Noise, Series, Versus, holm, turn_seconds};
 use kiln_eval::record::{Foreign, Mode, SHIFT_NEIGHBOUR, Shift, Skip};
 use kiln_eval::stats::{AtRecall, Interval};
 
@@ -45,7 +46,8 @@ fn of_figures(model: &Model) -> String {
     let bounded = |curve: &Curve| matches!(curve.at(level, |p| Some(p.qps.median)), Some(AtRecall::Bound(_)));
     let at_least = |curve: &Curve| if bounded(curve) { "at least " } else { "" };
     let speed = |curve: &Curve, qps: &Interval| format!("{}{}", at_least(curve), format::number(qps.median));
-    let tied = others.first().is_some_and(|(_, next)| next.hi >= qps.lo);
+    let lead = lead(model, level, best, others);
+    let tied = lead.is_some_and(|(_, told)| !told);
     let mut text = format!("At recall {} ({}), ", format::level(level), setup(model, mode));
     match others.first() {
         Some((second, next)) if bounded(second) => text.push_str(&format!(
@@ -56,11 +58,12 @@ fn of_figures(model: &Model) -> String {
             speed(second, next),
         )),
         Some((second, next)) if tied => text.push_str(&format!(
-            "{} and {} show no detectable difference: {} and {} queries/s, with intervals that overlap",
+            "{} and {} show no detectable difference: {} and {} queries/s{}",
             name(best),
             name(second),
             speed(best, qps),
             speed(second, next),
+            lead.map_or_else(String::new, |(contrast, _)| interval("; the ratio", &contrast)),
         )),
         second => {
             text.push_str(&format!("{} answers {} queries/s", name(best), speed(best, qps)));
@@ -70,11 +73,12 @@ fn of_figures(model: &Model) -> String {
             }
             if let Some((second, next)) = second {
                 text.push_str(&format!(
-                    ", {}{} times {} ({})",
+                    ", {}{} times {} ({}{})",
                     at_least(best),
                     format::number(qps.median / next.median),
                     name(second),
                     speed(second, next),
+                    lead.map_or_else(String::new, |(contrast, _)| interval("; the ratio", &contrast)),
                 ));
             }
         }
@@ -101,6 +105,24 @@ fn of_figures(model: &Model) -> String {
         }
     }
     text
+}
+
+/// The leader against the next, and whether its lead is told: by the tests of `kiln compare`, corrected for all the others
+/// that the leader is held against. `None` where there is no other, or either figure is a bound.
+fn lead(model: &Model, level: f64, best: &Curve, others: &[(&Curve, Interval)]) -> Option<(Contrast, bool)> {
+    let turn = turn_seconds(model.data.header.quick);
+    let series = |curve: &Curve| Series::of_run(curve.points.iter().map(|point| point.setting), turn);
+    let leader = series(best);
+    let against = |curve: &Curve| Versus::new(&series(curve), &leader, Noise::unknown()).at_level(level).contrast;
+    let contrasts: Vec<Option<Contrast>> = others.iter().map(|(curve, _)| against(curve)).collect();
+    let adjusted = holm(&contrasts.iter().flatten().map(Contrast::p).collect::<Vec<_>>());
+    let next = (*contrasts.first()?)?;
+    Some((next, next.told(*adjusted.first()?) == Some(true)))
+}
+
+/// `; the ratio is .98 to 1.05 with 95% confidence`.
+fn interval(lead: &str, contrast: &Contrast) -> String {
+    contrast.interval().map_or_else(String::new, |(lo, hi)| format!("{lead} is {lo:.2} to {hi:.2} with 95% confidence"))
 }
 
 /// Nobody reached .90, or recall is unknown.
@@ -250,6 +272,26 @@ mod tests {
         data.settings.extend(settings);
         let text = verdict(&Model::new(&data));
         assert!(text.contains("vamana and vamana #2 show no detectable difference"), "{text}");
+    }
+
+    #[test]
+    fn a_lead_below_the_noise_floor_is_none() {
+        let mut data = fixture::indexes(1);
+        let mut twin = data.builds[0].clone();
+        twin.key = "twin".into();
+        data.builds.push(twin);
+        for (slower, lead) in [(1.015, false), (1.2, true)] {
+            let mut settings = fixture::indexes(1).settings;
+            data.settings = settings.clone();
+            for setting in &mut settings {
+                setting.build_key = "twin".into();
+                setting.runs.iter_mut().for_each(|run| run.seconds *= slower);
+            }
+            data.settings.extend(settings);
+            let text = verdict(&Model::new(&data));
+            assert_eq!(text.contains(" times vamana #2 ("), lead, "{text}");
+            assert!(text.contains("with 95% confidence"), "{text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod bench_kernels;
 pub mod budget;
 pub mod build;
 pub mod compact;
+pub mod compare;
 pub mod completions;
 pub mod datasets;
 pub mod device;

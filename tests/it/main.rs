@@ -3,6 +3,7 @@
 mod bench;
 mod build_and_search;
 mod common;
+mod compare;
 mod datasets;
 mod devices;
 mod durable;

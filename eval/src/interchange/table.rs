@@ -257,6 +257,7 @@ fn peer_setting(peer: &PeerRecord, point: &PeerPoint, data: &RunData) -> Setting
         runs: Vec::new(),
         answers: Answers::default(),
         failure: None,
+        skip: None,
         foreign: Some(Box::new(Foreign { format: PEER.into(), stated, ..Foreign::default() })),
     }
 }

@@ -447,6 +447,7 @@ impl OnePeer<'_, '_> {
             answers: Answers::default(),
             failure: None,
             skip: None,
+            foreign: None,
         }
     }
 

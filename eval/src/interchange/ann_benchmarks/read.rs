@@ -102,6 +102,7 @@ pub fn read(path: &Path, referee: Option<&mut Referee<'_>>) -> Result<Imported, 
         runs: vec![RunSample { seconds, latency_us, cached_bytes: None }],
         answers,
         failure: None,
+        skip: None,
         foreign: Some(Box::new(Foreign {
             format: format.into(),
             source: path.display().to_string(),

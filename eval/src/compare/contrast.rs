@@ -1,0 +1,292 @@
+//! Two series of one mode and place, set against each other at a recall level or at equal settings.
+//!
+//! In: the series of A and of B, and the noise between runs. Out: [`Contrast`]s: the ratio of queries a second with its
+//! variance, which has three parts: passes, from turns drawn anew; queries, drawn anew for both sides alike; and runs, from
+//! an A/A run. A difference is told where all of it, weighed by [Student's t](super::student), makes it improbable *and* it is larger
+//! than the noise floor.
+
+use super::bootstrap::{QueryDraws, variance};
+use super::noise::Noise;
+use super::sample::{Sampled, Series};
+use super::signed_rank;
+use super::student::{two_sided_p, two_sided_t};
+use crate::stats::{self, AtRecall, Level};
+
+/// The probability, over all tests of a family, of telling a difference where there is none.
+pub const ALPHA: f64 = 0.05;
+
+/// B against A in queries a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Contrast {
+    /// Natural logarithm of B's queries a second over A's.
+    pub log_ratio: f64,
+    /// Variance of `log_ratio` from passes, queries and runs.
+    pub variance: f64,
+    /// Degrees of freedom behind it (F. Satterthwaite, 1946); 0 where nothing was repeated.
+    pub freedom: f64,
+    /// Differences of up to this are never told.
+    pub floor: f64,
+}
+
+impl Contrast {
+    /// B's queries a second over A's.
+    pub fn ratio(&self) -> f64 {
+        self.log_ratio.exp()
+    }
+
+    /// The ends of the ratio's 95% interval; `None` where nothing was repeated.
+    pub fn interval(&self) -> Option<(f64, f64)> {
+        let half = self.half_width(ALPHA);
+        half.is_finite().then(|| ((self.log_ratio - half).exp(), (self.log_ratio + half).exp()))
+    }
+
+    /// The probability of a ratio at least as far from 1 where A and B do not differ.
+    pub fn p(&self) -> f64 {
+        if self.log_ratio == 0.0 { 1.0 } else { two_sided_p(self.log_ratio / self.variance.sqrt(), self.freedom) }
+    }
+
+    /// Whether B is faster (`Some(true)`) or slower, where its corrected p and the noise floor allow to say so.
+    pub fn told(&self, p_adjusted: f64) -> Option<bool> {
+        (p_adjusted <= ALPHA && self.log_ratio.abs() > self.floor).then_some(self.log_ratio > 0.0)
+    }
+
+    /// The queries of two settings, each against itself, by their typical times in microseconds: whether the typical one
+    /// changed by more than the noise of this contrast explains in one of `tests` tests. `None` where queries were not timed.
+    pub fn paired(&self, a_us: &[f64], b_us: &[f64], tests: usize) -> Option<Paired> {
+        paired(a_us, b_us, self.floor.max(self.half_width(ALPHA / tests.max(1) as f64)))
+    }
+
+    /// Half the width of the interval that is left with probability `alpha`; infinite where nothing was repeated.
+    fn half_width(&self, alpha: f64) -> f64 {
+        match two_sided_t(alpha, self.freedom) {
+            t if t.is_finite() => t * self.variance.sqrt(),
+            infinite => infinite,
+        }
+    }
+}
+
+/// Two series at a recall level.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AtLevel {
+    /// A's queries a second; `None` where its recall is unknown.
+    pub a: Option<AtRecall>,
+    /// B's.
+    pub b: Option<AtRecall>,
+    /// B against A, where both have settings on either side of the level.
+    pub contrast: Option<Contrast>,
+}
+
+/// How single queries fare at equal settings: each one's typical time in A against its own in B.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Paired {
+    /// Queries timed on both sides.
+    pub queries: usize,
+    /// Natural logarithm of the speed of the typical query in B over A: the median over queries.
+    pub log_ratio: f64,
+    /// Part of the queries that are slower in B.
+    pub slower: f64,
+    /// The probability of ranks as one-sided as these where queries change by no more than the noise does.
+    pub p: f64,
+}
+
+/// Two series of one mode and place.
+pub struct Versus<'a> {
+    a: Redrawn<'a>,
+    b: Redrawn<'a>,
+    noise: Noise,
+}
+
+impl<'a> Versus<'a> {
+    /// Draws the queries of both sides anew, alike. Sides that had other queries are compared without that.
+    pub fn new(a: &'a Series, b: &'a Series, noise: Noise) -> Self {
+        let queries = |series: &Series| {
+            let lengths = series.settings.iter().map(|setting| setting.query_recall.len().max(setting.query_us.len()));
+            lengths.max().unwrap_or(0)
+        };
+        let draws = QueryDraws::of(if queries(a) == queries(b) { queries(a) } else { 0 });
+        Self { a: Redrawn::new(a, &draws), b: Redrawn::new(b, &draws), noise }
+    }
+
+    /// Both sides at a recall level.
+    pub fn at_level(&self, level: f64) -> AtLevel {
+        let (a, b) = (self.a.at_level(level), self.b.at_level(level));
+        let figure = |side: &Option<Side>| side.as_ref().map(|side| side.figure);
+        let contrast = match (&a, &b) {
+            (Some(a), Some(b)) if matches!((a.figure, b.figure), (AtRecall::Value(_), AtRecall::Value(_))) => {
+                Some(self.contrast(a, b))
+            }
+            _ => None,
+        };
+        AtLevel { a: figure(&a), b: figure(&b), contrast }
+    }
+
+    /// Setting `a` of A against setting `b` of B, by their positions.
+    pub fn at_setting(&self, a: usize, b: usize) -> Contrast {
+        self.contrast(&self.a.at_setting(a), &self.b.at_setting(b))
+    }
+
+    fn contrast(&self, a: &Side, b: &Side) -> Contrast {
+        let apart: Vec<f64> = a.drawn.iter().zip(&b.drawn).map(|(a, b)| b - a).collect();
+        let queries = apart.len().min(self.a.queries).saturating_sub(1) as f64;
+        let parts = [
+            (a.pass_variance, self.a.series.freedom),
+            (b.pass_variance, self.b.series.freedom),
+            (variance(&apart), queries),
+            (self.noise.between(a.runs, b.runs), self.noise.freedom),
+        ];
+        let repeated = self.noise.is_known() || (self.a.series.freedom > 0.0 && self.b.series.freedom > 0.0);
+        let (variance, freedom) = satterthwaite(&parts);
+        Contrast {
+            log_ratio: b.log_qps - a.log_qps,
+            variance,
+            freedom: if repeated { freedom } else { 0.0 },
+            floor: self.noise.floor(a.runs, b.runs),
+        }
+    }
+}
+
+/// Adds independent variances, each with its degrees of freedom, and gives the degrees of freedom of the sum (F.
+/// Satterthwaite, "An approximate distribution of estimates of variance components", 1946). Parts without freedom are left out.
+fn satterthwaite(parts: &[(f64, f64)]) -> (f64, f64) {
+    let known = || parts.iter().filter(|(_, freedom)| *freedom > 0.0);
+    let variance: f64 = known().map(|(variance, _)| variance).sum();
+    let spent: f64 = known().map(|(variance, freedom)| variance * variance / freedom).sum();
+    match spent > 0.0 {
+        true => (variance, variance * variance / spent),
+        // All passes took the same time to the bit.
+        false => (variance, known().map(|(_, freedom)| *freedom).fold(0.0, f64::max)),
+    }
+}
+
+/// A series with its queries drawn anew.
+struct Redrawn<'a> {
+    series: &'a Series,
+    queries: usize,
+    /// Positions of settings of known recall.
+    judged: Vec<usize>,
+    /// For every setting of the series, and every draw of queries, its recall; empty where only the whole is known.
+    recall: Vec<Vec<f64>>,
+    /// The same of the logarithm of queries a second, less its value for all queries; empty where no query was timed.
+    shift: Vec<Vec<f64>>,
+}
+
+/// One side of a contrast.
+struct Side {
+    figure: AtRecall,
+    log_qps: f64,
+    pass_variance: f64,
+    /// `log_qps` for every draw of queries; empty where queries are not known singly.
+    drawn: Vec<f64>,
+    /// Runs that measured it.
+    runs: usize,
+}
+
+impl<'a> Redrawn<'a> {
+    fn new(series: &'a Series, draws: &QueryDraws) -> Self {
+        let recall = series.settings.iter().map(|setting| draws.means(&setting.query_recall).unwrap_or_default());
+        let shift = series.settings.iter().map(|setting| {
+            let whole = stats::mean(&setting.query_us).unwrap_or(1.0);
+            let times: Vec<Option<f64>> = setting.query_us.iter().copied().map(Some).collect();
+            let drawn = draws.means(&times).unwrap_or_default();
+            drawn.into_iter().map(|mean| (whole / mean).ln()).collect()
+        });
+        let judged = (0..series.settings.len()).filter(|&i| series.settings[i].recall.is_some()).collect();
+        Self { queries: draws.queries(), recall: recall.collect(), shift: shift.collect(), judged, series }
+    }
+
+    fn at_setting(&self, number: usize) -> Side {
+        let setting = &self.series.settings[number];
+        let log_qps = setting.log_qps();
+        Side {
+            figure: AtRecall::Value(log_qps.exp()),
+            log_qps,
+            pass_variance: self.series.pass_variance(setting),
+            drawn: self.shift[number].iter().map(|shift| log_qps + shift).collect(),
+            runs: setting.sessions.len(),
+        }
+    }
+
+    fn at_level(&self, level: f64) -> Option<Side> {
+        let whole: Vec<(f64, f64)> = self.judged.iter().map(|&i| self.point(i, None)).collect();
+        let frontier = stats::pareto_frontier(&whole);
+        let recalls: Vec<f64> = frontier.iter().map(|&point| whole[point].0).collect();
+        let speeds: Vec<f64> = frontier.iter().map(|&point| whole[point].1).collect();
+        let found = Level::locate(&recalls, level)?;
+        let figure = found.read(&speeds)?;
+        let (left, weight) = match found {
+            Level::Between { left, weight } => (left, weight),
+            Level::Below => (0, 0.0),
+            Level::Above { .. } => (frontier.len() - 1, 0.0),
+        };
+        let near: Vec<&Sampled> = [left, left + 1]
+            .into_iter()
+            .filter_map(|place| frontier.get(place))
+            .map(|&point| &self.series.settings[self.judged[point]])
+            .collect();
+        let deviation = |setting: &Sampled| self.series.pass_variance(setting).sqrt();
+        // As if both settings had the same slow minutes: measured in turns, they do.
+        let deviations = (1.0 - weight) * deviation(near[0])
+            + if weight > 0.0 { weight * near.get(1).copied().map_or(0.0, deviation) } else { 0.0 };
+        Some(Side {
+            figure,
+            log_qps: speed_at(&whole, level)?.ln(),
+            pass_variance: deviations * deviations,
+            drawn: self.drawn_at(level),
+            runs: near.iter().map(|setting| setting.sessions.len()).min().unwrap_or(1),
+        })
+    }
+
+    /// Log QPS at a level for every draw of queries.
+    fn drawn_at(&self, level: f64) -> Vec<f64> {
+        let draws = self.recall.iter().chain(&self.shift).map(Vec::len).max().unwrap_or(0);
+        (0..draws)
+            .filter_map(|draw| {
+                let points: Vec<(f64, f64)> = self.judged.iter().map(|&i| self.point(i, Some(draw))).collect();
+                speed_at(&points, level).map(f64::ln)
+            })
+            .collect()
+    }
+
+    /// Recall and queries a second of a setting, for all queries or for a draw of them.
+    fn point(&self, number: usize, draw: Option<usize>) -> (f64, f64) {
+        let setting = &self.series.settings[number];
+        let of = |drawn: &[Vec<f64>]| draw.and_then(|draw| drawn[number].get(draw)).copied();
+        let recall = of(&self.recall).or(setting.recall).unwrap_or(f64::NAN);
+        (recall, (setting.log_qps() + of(&self.shift).unwrap_or(0.0)).exp())
+    }
+}
+
+/// Queries a second at a level between points of recall and queries a second; beyond their ends that of the end, so that
+/// draws in which the level falls outside do not stray.
+fn speed_at(points: &[(f64, f64)], level: f64) -> Option<f64> {
+    let frontier = stats::pareto_frontier(points);
+    let recalls: Vec<f64> = frontier.iter().map(|&point| points[point].0).collect();
+    let speeds: Vec<f64> = frontier.iter().map(|&point| points[point].1).collect();
+    match Level::locate(&recalls, level)?.read(&speeds)? {
+        AtRecall::Value(speed) | AtRecall::Bound(speed) => Some(speed),
+        AtRecall::Max(_) => speeds.last().copied(),
+    }
+}
+
+fn paired(a_us: &[f64], b_us: &[f64], beyond: f64) -> Option<Paired> {
+    if a_us.is_empty() || a_us.len() != b_us.len() {
+        return None;
+    }
+    let changes: Vec<f64> = a_us.iter().zip(b_us).map(|(a, b)| (a / b).ln()).collect();
+    let log_ratio = stats::median(&changes)?;
+    let further: Vec<f64> = changes.iter().map(|change| change * log_ratio.signum() - beyond).collect();
+    Some(Paired {
+        queries: changes.len(),
+        log_ratio,
+        slower: changes.iter().filter(|change| **change < 0.0).count() as f64 / changes.len() as f64,
+        p: if log_ratio == 0.0 || !beyond.is_finite() {
+            1.0
+        } else {
+            (2.0 * signed_rank::p_greater(&further)).min(1.0)
+        },
+    })
+}
+
+#[cfg(test)]
+#[path = "contrast_tests.rs"]
+mod tests;

@@ -1,0 +1,321 @@
+//! What one or several runs measured of an index in one mode and place, ready to be compared.
+//!
+//! In: the records of its settings. Out: a [`Series`]: for every setting its recall and its speed, with the variance that
+//! its own passes show.
+//!
+//! Passes that follow each other share the machine's mood, so they are not samples of their own. What is drawn anew is the
+//! turn: the passes that a setting makes before the others have theirs ([`crate::interleave`]). A turn is told by its
+//! length, so that the variance comes from blocks at least that long (H. Künsch, "The jackknife and the bootstrap for
+//! general stationary observations", 1989).
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::bootstrap::median_variance;
+use crate::metrics;
+use crate::record::{PeerPoint, SettingRecord};
+use crate::stats;
+
+/// A turn ends with the pass that reaches this part of its length: the rest went between passes.
+const TURN_FILLED: f64 = 0.95;
+
+/// A setting as one run measured it.
+#[derive(Clone, Copy)]
+pub struct Measured<'a> {
+    /// The record.
+    pub setting: &'a SettingRecord,
+    /// Seconds of passes before the next setting has its turn.
+    pub turn_seconds: f64,
+}
+
+/// One search setting, as one or several runs measured it.
+#[derive(Debug, Clone)]
+pub struct Sampled {
+    /// The search parameters.
+    pub params: BTreeMap<String, Value>,
+    /// One for each run folder that holds it.
+    pub sessions: Vec<Session>,
+    /// Strict recall, the mean over runs; `None` where truth is unknown.
+    pub recall: Option<f64>,
+    /// Strict recall of each query, in query order; `None` for a query without a true neighbour. Empty where it is unknown.
+    pub query_recall: Vec<Option<f64>>,
+    /// Typical time of each query in microseconds, the median over the passes that kept theirs. Empty in batch mode.
+    pub query_us: Vec<f64>,
+    /// Passes that were kept, all runs together.
+    pub passes: usize,
+}
+
+/// The speed of a setting in one run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Session {
+    /// Which run of its side, from 0.
+    pub run: usize,
+    /// Natural logarithm of queries a second, the median over passes.
+    pub log_qps: f64,
+    /// Its variance, from how turns differ; `None` with a single pass.
+    pub variance: Option<f64>,
+    /// Turns, or passes where there is a single turn.
+    pub turns: usize,
+}
+
+impl Session {
+    /// The speed that passes of these rates show, by turn.
+    fn of(run: usize, log_rates: Vec<Vec<f64>>) -> Option<Self> {
+        let all: Vec<f64> = log_rates.iter().flatten().copied().collect();
+        let log_qps = stats::median(&all)?;
+        Some(Self { run, log_qps, variance: median_variance(&log_rates), turns: log_rates.len() })
+    }
+}
+
+impl Sampled {
+    /// Merges the records of one setting, each with the number of its run; `None` where no pass was kept.
+    pub fn of(records: &[(usize, Measured<'_>)]) -> Option<Self> {
+        let kept: Vec<(usize, Measured<'_>)> =
+            records.iter().copied().filter(|(_, measured)| measured.setting.failure.is_none()).collect();
+        let sessions: Vec<Session> =
+            kept.iter().filter_map(|(run, measured)| Session::of(*run, log_rates(measured))).collect();
+        let (_, first) = kept.first()?;
+        let settings = || kept.iter().map(|(_, measured)| measured.setting);
+        let recalls: Vec<f64> = settings().filter_map(metrics::recall).collect();
+        let times: Vec<&[f32]> = settings().flat_map(|s| s.runs.iter().map(|run| run.latency_us.as_slice())).collect();
+        (!sessions.is_empty()).then(|| Self {
+            params: first.setting.params.clone(),
+            recall: stats::mean(&recalls),
+            query_recall: mean_by_query(settings().map(query_recall)),
+            query_us: typical_by_query(&times),
+            passes: settings().map(|setting| setting.runs.len()).sum(),
+            sessions,
+        })
+    }
+
+    /// The same of another library, which was timed round by round and judged as a whole.
+    pub fn of_peer(records: &[(usize, &PeerPoint)]) -> Option<Self> {
+        let (_, first) = records.first()?;
+        let rounds = |point: &PeerPoint| point.qps.iter().filter(|qps| **qps > 0.0).map(|qps| vec![qps.ln()]).collect();
+        let sessions: Vec<Session> =
+            records.iter().filter_map(|(run, point)| Session::of(*run, rounds(point))).collect();
+        let recalls: Vec<f64> = records.iter().map(|(_, point)| point.recall).collect();
+        (!sessions.is_empty()).then(|| Self {
+            params: first.params.clone(),
+            recall: stats::mean(&recalls),
+            query_recall: Vec::new(),
+            query_us: Vec::new(),
+            passes: records.iter().map(|(_, point)| point.qps.len()).sum(),
+            sessions,
+        })
+    }
+
+    /// Natural logarithm of queries a second: the mean over runs.
+    pub fn log_qps(&self) -> f64 {
+        self.sessions.iter().map(|session| session.log_qps).sum::<f64>() / self.sessions.len() as f64
+    }
+}
+
+/// Logarithms of queries a second of every pass, by turn.
+fn log_rates(measured: &Measured<'_>) -> Vec<Vec<f64>> {
+    let answered = metrics::queries(measured.setting) as f64;
+    let timed: Vec<f64> =
+        measured.setting.runs.iter().map(|run| run.seconds).filter(|s| s.is_finite() && *s > 0.0).collect();
+    if answered == 0.0 {
+        return Vec::new();
+    }
+    let rates = |turn: &[f64]| turn.iter().map(|seconds| (answered / seconds).ln()).collect();
+    turns(&timed, measured.turn_seconds).into_iter().map(rates).collect()
+}
+
+/// Cuts passes into turns of `turn_seconds`. A rest of less than half a turn belongs to the turn before it; where all are
+/// one turn, every pass is one.
+fn turns(seconds: &[f64], turn_seconds: f64) -> Vec<&[f64]> {
+    let mut turns = Vec::new();
+    let (mut begin, mut sum) = (0, 0.0);
+    for (pass, length) in seconds.iter().enumerate() {
+        sum += length;
+        if sum >= turn_seconds * TURN_FILLED {
+            turns.push(begin..pass + 1);
+            (begin, sum) = (pass + 1, 0.0);
+        }
+    }
+    if begin < seconds.len() {
+        match turns.last_mut() {
+            Some(last) if sum < turn_seconds / 2.0 => last.end = seconds.len(),
+            _ => turns.push(begin..seconds.len()),
+        }
+    }
+    match turns.len() {
+        1 => seconds.chunks(1).collect(),
+        _ => turns.into_iter().map(|turn| &seconds[turn]).collect(),
+    }
+}
+
+/// The strict recall of each query; `None` for one without a true neighbour.
+fn query_recall(setting: &SettingRecord) -> Vec<Option<f64>> {
+    let answers = &setting.answers;
+    (answers.strict_hits.iter().zip(&answers.possible))
+        .map(|(&hits, &possible)| (possible > 0).then(|| f64::from(hits) / f64::from(possible)))
+        .collect()
+}
+
+/// The mean of each query over runs; empty where runs had other queries.
+fn mean_by_query(runs: impl Iterator<Item = Vec<Option<f64>>>) -> Vec<Option<f64>> {
+    let runs: Vec<Vec<Option<f64>>> = runs.collect();
+    let queries = runs.first().map_or(0, Vec::len);
+    if runs.iter().any(|run| run.len() != queries) {
+        return Vec::new();
+    }
+    (0..queries)
+        .map(|query| {
+            let known: Option<Vec<f64>> = runs.iter().map(|run| run[query]).collect();
+            known.and_then(|known| stats::mean(&known))
+        })
+        .collect()
+}
+
+/// The median of each query over the passes that kept times; empty where none did, or a time is missing.
+fn typical_by_query(passes: &[&[f32]]) -> Vec<f64> {
+    let passes: Vec<&[f32]> = passes.iter().copied().filter(|pass| !pass.is_empty()).collect();
+    let queries = passes.first().map_or(0, |pass| pass.len());
+    let sound = |us: f32| us.is_finite() && us > 0.0;
+    if passes.iter().any(|pass| pass.len() != queries || !pass.iter().all(|&us| sound(us))) {
+        return Vec::new();
+    }
+    let typical = |query: usize| stats::median(&passes.iter().map(|pass| f64::from(pass[query])).collect::<Vec<_>>());
+    (0..queries).filter_map(typical).collect()
+}
+
+/// An index in one mode and place: its settings, and how much their speeds vary.
+#[derive(Debug, Clone)]
+pub struct Series {
+    /// Its settings.
+    pub settings: Vec<Sampled>,
+    /// Variance of one turn's speed, pooled over the settings; `None` where no setting has two turns.
+    turn_variance: Option<f64>,
+    /// Degrees of freedom behind it.
+    pub freedom: f64,
+}
+
+impl Series {
+    /// A series of these settings.
+    ///
+    /// Settings of one series were measured side by side and vary alike, in proportion. Pooled, what they show stands on
+    /// many turns where each alone has three.
+    pub fn new(settings: Vec<Sampled>) -> Self {
+        let known = || {
+            let sessions = settings.iter().flat_map(|setting| &setting.sessions);
+            sessions.filter_map(|s| Some(((s.turns - 1) as f64, s.turns as f64 * s.variance?)))
+        };
+        let freedom: f64 = known().map(|(freedom, _)| freedom).sum();
+        let squares: f64 = known().map(|(freedom, turn)| freedom * turn).sum();
+        Self { turn_variance: (freedom > 0.0).then(|| squares / freedom), freedom, settings }
+    }
+
+    /// A series of the settings of one run.
+    pub fn of_run<'a>(settings: impl IntoIterator<Item = &'a SettingRecord>, turn_seconds: f64) -> Self {
+        let alone = |setting| Sampled::of(&[(0, Measured { setting, turn_seconds })]);
+        Self::new(settings.into_iter().filter_map(alone).collect())
+    }
+
+    /// Variance of one run's log QPS as its passes show it: the setting's own or the pooled one, whichever is larger.
+    pub fn session_variance(&self, session: &Session) -> f64 {
+        let pooled = self.turn_variance.map(|turn| turn / session.turns as f64);
+        session.variance.unwrap_or(0.0).max(pooled.unwrap_or(0.0))
+    }
+
+    /// Variance of a setting's [`Sampled::log_qps`] as its passes show it.
+    pub fn pass_variance(&self, setting: &Sampled) -> f64 {
+        let runs = setting.sessions.len() as f64;
+        setting.sessions.iter().map(|session| self.session_variance(session)).sum::<f64>() / (runs * runs)
+    }
+}
+
+/// Seconds of passes in a turn under the plan of repeats that a run used.
+pub fn turn_seconds(quick: bool) -> f64 {
+    let repeats = if quick { crate::measure::Repeats::QUICK } else { crate::measure::Repeats::FULL };
+    repeats.turn_seconds()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::record::RunSample;
+
+    fn pass(seconds: f64, latency_us: Vec<f32>) -> RunSample {
+        RunSample { seconds, latency_us, cached_bytes: None }
+    }
+
+    /// A setting of the schema's oldest form: fields that were added since are absent.
+    fn setting(runs: Vec<RunSample>, hits: &[u16]) -> SettingRecord {
+        serde_json::from_value(json!({
+            "key": "s", "build_key": "b", "params": { "search_list": 40 }, "mode": { "mode": "latency1" },
+            "residency": "memory", "k": 10, "warmup": { "seconds": 1.0, "settled": true }, "runs": runs,
+            "answers": {
+                "strict_hits": hits, "id_hits": [], "ann_hits": [], "possible": vec![10; hits.len()],
+                "distances": [], "hops": [], "pages": [], "bytes": [],
+            },
+            "failure": null,
+        }))
+        .expect("a setting")
+    }
+
+    #[test]
+    fn passes_fall_into_turns() {
+        let lengths = |seconds: &[f64], turn| turns(seconds, turn).iter().map(|t| t.len()).collect::<Vec<_>>();
+        // 19 of 20 parts fill a turn; the last pass is too short for one of its own.
+        assert_eq!(lengths(&[0.1, 0.1, 0.09, 0.2, 0.1, 0.1], 0.3), [3, 3]);
+        assert_eq!(lengths(&[0.1, 0.1, 0.1, 0.2], 0.3), [3, 1]);
+        assert_eq!(lengths(&[0.5, 0.4, 0.5], 0.3), [1, 1, 1]);
+        assert_eq!(lengths(&[0.1, 0.1], 0.3), [1, 1]);
+        assert_eq!(lengths(&[0.1; 4], 0.4), [1; 4]);
+        assert!(lengths(&[], 0.3).is_empty());
+    }
+
+    #[test]
+    fn a_setting_is_summarised_by_medians() {
+        let one = setting(vec![pass(0.002, vec![100.0, 300.0]), pass(0.004, vec![200.0, 100.0])], &[10, 5]);
+        let two = setting(vec![pass(0.001, vec![150.0, 500.0])], &[10, 7]);
+        let records =
+            [(0, Measured { setting: &one, turn_seconds: 0.0 }), (1, Measured { setting: &two, turn_seconds: 0.0 })];
+        let sampled = Sampled::of(&records).expect("measured");
+        assert_eq!(sampled.query_us, [150.0, 300.0]);
+        assert_eq!(sampled.query_recall, [Some(1.0), Some(0.6)]);
+        assert!((sampled.recall.expect("known") - 0.8).abs() < 1e-12);
+        // Two queries in 2 and 4 ms: the median of ln 1000 and ln 500; in 1 ms ln 2000.
+        let logs = [0.5 * (1000f64.ln() + 500f64.ln()), 2000f64.ln()];
+        assert!((sampled.sessions[0].log_qps - logs[0]).abs() < 1e-12);
+        assert!((sampled.log_qps() - 0.5 * (logs[0] + logs[1])).abs() < 1e-12);
+        assert_eq!((sampled.sessions[1].variance, sampled.passes), (None, 3));
+        let mut failed = one.clone();
+        failed.failure = Some("killed".into());
+        assert!(Sampled::of(&[(0, Measured { setting: &failed, turn_seconds: 0.0 })]).is_none());
+        assert!(Sampled::of(&[]).is_none());
+    }
+
+    #[test]
+    fn variance_is_pooled_but_never_below_a_setting_s_own() {
+        let calm = setting([0.10, 0.10, 0.10].map(|s| pass(s, vec![1.0])).into(), &[1]);
+        let rough = setting([0.10, 0.12, 0.08, 0.11].map(|s| pass(s, vec![1.0])).into(), &[1]);
+        let series = Series::of_run([&calm, &rough], 0.05);
+        assert_eq!(series.freedom, 2.0 + 3.0);
+        let own = series.settings[1].sessions[0].variance.expect("four passes");
+        // Of the calm one nothing, of the rough one three of five degrees of freedom, and four turns against three.
+        let pooled = own * 4.0 * 3.0 / 5.0 / 3.0;
+        assert!((series.pass_variance(&series.settings[0]) - pooled).abs() < 1e-12);
+        assert_eq!(series.pass_variance(&series.settings[1]), own);
+        let single = Series::of_run([&setting(vec![pass(0.1, vec![1.0])], &[1])], 0.05);
+        assert_eq!((single.freedom, single.pass_variance(&single.settings[0])), (0.0, 0.0));
+    }
+
+    #[test]
+    fn queries_that_differ_between_runs_are_not_merged() {
+        let (one, two) = (setting(vec![pass(0.1, vec![1.0])], &[1]), setting(vec![pass(0.1, vec![1.0, 2.0])], &[1, 2]));
+        let records = [&one, &two].map(|setting| (0, Measured { setting, turn_seconds: 0.0 }));
+        let sampled = Sampled::of(&records).expect("measured");
+        assert!(sampled.query_us.is_empty() && sampled.query_recall.is_empty());
+        let torn = setting(vec![pass(0.1, vec![1.0, 0.0])], &[1, 1]);
+        assert!(
+            Sampled::of(&[(0, Measured { setting: &torn, turn_seconds: 0.0 })]).expect("timed").query_us.is_empty()
+        );
+    }
+}
