@@ -155,7 +155,9 @@ impl<'a> Subject<'a> {
             let own = enrol_builds(&mut engines, run);
             for setting in &run.data.settings {
                 // What others measured elsewhere, and said in a median alone, is tested against nothing.
-                let Some(&engine) = own.get(setting.build_key.as_str()).filter(|_| !setting.is_foreign()) else { continue };
+                let Some(&engine) = own.get(setting.build_key.as_str()).filter(|_| !setting.is_foreign()) else {
+                    continue;
+                };
                 let line = line(&mut gathered, engine, setting.mode, Place::of(run, setting));
                 let measured = Measured { setting, turn_seconds: turn_seconds(run.data.header.quick) };
                 match line.settings.iter_mut().find(|(params, _)| **params == setting.params) {

@@ -59,9 +59,8 @@ pub(super) fn notes(sides: &Sides<'_>, noise: &[Noise]) -> Vec<String> {
     if warm > 0 {
         notes.push(format!("{warm} passes in state cold began with part of the index in the page cache."));
     }
-    let left_out = |skip| {
-        both().flat_map(|run| &run.data.settings).filter(|s| s.failure.is_some() && s.skip == skip).count()
-    };
+    let left_out =
+        |skip| both().flat_map(|run| &run.data.settings).filter(|s| s.failure.is_some() && s.skip == skip).count();
     let reasons = [
         (None, "could not be measured and are left out."),
         (Some(Skip::Pruned), "were pruned after a short probe and are left out."),
@@ -82,10 +81,11 @@ pub(super) fn notes(sides: &Sides<'_>, noise: &[Noise]) -> Vec<String> {
 
 /// Conditions that may explain a difference, and do not forbid a comparison.
 fn changes(sides: &Sides<'_>) -> Vec<String> {
+    type Condition = (&'static str, fn(&Machine) -> String);
     let of = |runs: &[Run], value: fn(&Machine) -> String| -> BTreeSet<String> {
         runs.iter().map(|run| value(&run.data.header.machine)).collect()
     };
-    let compared: [(&str, fn(&Machine) -> String); 6] = [
+    let compared: [Condition; 6] = [
         ("instruction set", |m| m.isa.clone()),
         ("frequency governor", |m| m.governor.clone().unwrap_or("unknown".into())),
         ("system", |m| format!("kernel {}", m.kernel)),

@@ -14,7 +14,7 @@ pub fn p_greater(differences: &[f64]) -> f64 {
     let ranked = Ranked::of(differences);
     match ranked.doubled.len() {
         0 => 1.0,
-        ..=EXACT => ranked.counted(),
+        1..=EXACT => ranked.counted(),
         _ => ranked.normal(),
     }
 }

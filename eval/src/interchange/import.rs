@@ -179,6 +179,9 @@ pub fn import(
                 k: about.k,
                 quick: false,
                 drive_ceiling: None,
+                noise: None,
+                held_out: None,
+                peer_overhead: None,
             })?;
         }
     }

@@ -2,38 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_builder::{IndexKind, Navigate, Residency};
+use kiln_builder::IndexKind;
 use kiln_datasets::{AnnResult, Dataset};
 use kiln_eval::interchange::{Format, ann_benchmarks, cuvs, export_table, import};
 use kiln_eval::metrics::{self, METRICS, Measured};
 use kiln_eval::record::{Mode, PeerPoint, PeerRecord, RunData, SettingRecord};
-use kiln_eval::{IndexSpec, Plan, load, run_bench};
+use kiln_eval::{Engine, IndexSpec, Plan, SearchGrid, load, run_bench};
 use kiln_kernels::{CpuBackend, NoProgress};
 use ndarray::s;
 use tempfile::TempDir;
 
-use crate::common::{demo, small};
+use crate::common::{demo, quick, small};
 
 /// A short run of both indexes over the demo, in a folder whose name holds a space and a letter beyond ASCII.
 fn measured() -> (RunData, Dataset, PathBuf, TempDir) {
     let folder = tempfile::tempdir().expect("temporary folder");
     let out = folder.path().join("lauf größe 1");
+    let search = SearchGrid { search_lists: vec![10, 40], nprobes: vec![1, 8], ..SearchGrid::default() };
+    let engine = |kind| Engine::Kiln { index: IndexSpec::Build(small(kind)), search: search.clone() };
     let plan = Plan {
-        out: out.clone(),
-        command: "kiln bench".to_string(),
-        k: 10,
-        metric: None,
-        indexes: [IndexKind::Vamana, IndexKind::IvfPq].map(|kind| IndexSpec::Build(small(kind))).into(),
-        search_lists: vec![10, 40],
-        navigate: Navigate::Best,
-        nprobes: vec![1, 8],
-        rerank: None,
-        threads: vec![2],
-        batch: vec![1],
-        placements: vec![Residency::Memory.into()],
-        queries: None,
-        quick: true,
-        seed: 1,
+        engines: [IndexKind::Vamana, IndexKind::IvfPq].map(engine).into(),
+        modes: vec![Mode::Latency1, Mode::Throughput { threads: 2 }, Mode::Batch { threads: 1 }],
+        ..quick(&out)
     };
     let dataset = demo();
     let data = run_bench(&plan, &dataset, &CpuBackend::new(), &NoProgress).expect("measured");

@@ -295,6 +295,7 @@ impl Benchmark<'_> {
             runs: Vec::new(),
             answers: Answers::default(),
             failure: failed.then(|| error.to_string()),
+            skip: None,
             foreign: Some(Box::new(Foreign {
                 format: format.into(),
                 source: self.path.display().to_string(),

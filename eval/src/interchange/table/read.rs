@@ -194,6 +194,7 @@ impl Row<'_> {
             runs: Vec::new(),
             answers: Answers::default(),
             failure,
+            skip: None,
             foreign: Some(Box::new(Foreign {
                 format: format.to_string(),
                 source: self.path.display().to_string(),
