@@ -78,7 +78,7 @@ pub struct Args {
     /// device go with it
     #[arg(long, value_name = "RUN.toml", conflicts_with_all = IN_FILE)]
     config: Option<PathBuf>,
-    /// The data set: a file, the name of a fetched set, or synth:rows=N,dim=D,... [default: the embedded demo, with
+    /// The data set: a file, demo, the name of a fetched set, or synth:rows=N,dim=D,... [default: the embedded demo, with
     /// --quick]
     #[arg(long, value_name = "FILE|NAME")]
     dataset: Option<String>,
