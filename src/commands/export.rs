@@ -7,7 +7,7 @@ use kiln_datasets::Dataset;
 use kiln_eval::interchange::{self, Format, ann_benchmarks, cuvs};
 use kiln_eval::record::DatasetRecord;
 
-use super::{UsageError, cache_dir, print};
+use super::{UsageError, dataset_of, print};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -111,14 +111,14 @@ fn lines(files: &[PathBuf]) -> String {
 /// The run's data set: as given, else where its record says; the demo is in the program.
 fn dataset(given: Option<&str>, record: &DatasetRecord) -> anyhow::Result<Dataset> {
     if let Some(given) = given {
-        return Ok(Dataset::open(given, &cache_dir())?);
+        return Ok(dataset_of(given)?);
     }
     let demo = Dataset::embedded_demo()?;
     if demo.fingerprint == record.fingerprint {
         return Ok(demo);
     }
     if Path::new(&record.path).exists() || record.path.starts_with("synth:") {
-        return Ok(Dataset::open(&record.path, &cache_dir())?);
+        return Ok(dataset_of(&record.path)?);
     }
     Err(UsageError(format!("{}: the run's data set is not there any more; name it with --dataset", record.path)).into())
 }

@@ -33,7 +33,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::ValueEnum;
 use kiln_builder::{IndexKind, Searcher};
-use kiln_datasets::{Dataset, RowSource};
+use kiln_datasets::{Dataset, DatasetError, RowSource};
+use kiln_eval::experiment::DEMO;
 pub use kiln_eval::units::parse_bytes;
 use kiln_kernels::Metric;
 use serde::Serialize;
@@ -116,9 +117,14 @@ pub fn cache_dir() -> PathBuf {
 
 /// Opens a data set by path or name and says what it is.
 pub fn open_dataset(spec: &str) -> anyhow::Result<Dataset> {
-    let dataset = Dataset::open(spec, &cache_dir())?;
+    let dataset = dataset_of(spec)?;
     tracing::info!("{}", summary(&dataset));
     Ok(dataset)
+}
+
+/// The data set that is meant: a file, a name, or the one that travels inside the program.
+pub fn dataset_of(spec: &str) -> Result<Dataset, DatasetError> {
+    if spec == DEMO { Dataset::embedded_demo() } else { Dataset::open(spec, &cache_dir()) }
 }
 
 /// A data set in one line.

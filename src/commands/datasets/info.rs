@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::TRUTH_MEMORY;
 use crate::commands::device::DeviceArgs;
-use crate::commands::{MetricArg, UsageError, cache_dir, print, shape, summary, write_json};
+use crate::commands::{MetricArg, UsageError, dataset_of, print, shape, summary, write_json};
 use crate::terminal::TerminalProgress;
 
 /// Rows, and queries, that difficulty is told from.
@@ -47,7 +47,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let dataset = Dataset::open(&args.dataset, &cache_dir())?;
+    let dataset = dataset_of(&args.dataset)?;
     let mut lines = vec![
         summary(&dataset),
         format!("file         {}", dataset.path.display()),
