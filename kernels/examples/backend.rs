@@ -101,12 +101,7 @@ impl Backend for Careful {
     // ANCHOR_END: own
 
     // ANCHOR: others
-    fn leaf_neighbors(
-        &self,
-        rows: &CarefulRows,
-        leaves: &Lists<u32>,
-        k: usize,
-    ) -> Result<Lists<Scored>, BackendError> {
+    fn leaf_neighbors(&self, rows: &CarefulRows, leaves: &Lists<u32>, k: usize) -> Result<Lists<Scored>, BackendError> {
         self.cpu.leaf_neighbors(&rows.cpu, leaves, k)
     }
     // ANCHOR_END: others

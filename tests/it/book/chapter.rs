@@ -48,7 +48,9 @@ impl Block {
 
     /// What follows `key=` behind the fence.
     pub fn value(&self, key: &str) -> Option<&str> {
-        self.fence.as_ref()?[1..].iter().find_map(|word| word.split_once('=').filter(|(k, _)| *k == key).map(|(_, v)| v))
+        self.fence.as_ref()?[1..]
+            .iter()
+            .find_map(|word| word.split_once('=').filter(|(k, _)| *k == key).map(|(_, v)| v))
     }
 
     pub fn text(&self) -> String {
@@ -75,7 +77,8 @@ impl Chapter {
                 }
                 continue;
             }
-            let in_block = blocks.last().is_some_and(|b| b.fence.is_none() && b.lines.last().map(|l| l.0) == Some(line - 1));
+            let in_block =
+                blocks.last().is_some_and(|b| b.fence.is_none() && b.lines.last().map(|l| l.0) == Some(line - 1));
             if let Some(fence) = text.trim_start().strip_prefix("```") {
                 let words = fence.split(',').map(|word| word.trim().to_string()).collect();
                 open = Some(Block { line, fence: Some(words), lines: Vec::new() });

@@ -49,7 +49,8 @@ impl Flags {
 
 /// The exit code, and everything that is printed.
 fn said(arguments: &[String]) -> (Option<i32>, String) {
-    let output = Command::new(assert_cmd::cargo::cargo_bin!("kiln")).args(arguments).output().expect("the program runs");
+    let output =
+        Command::new(assert_cmd::cargo::cargo_bin!("kiln")).args(arguments).output().expect("the program runs");
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }

@@ -3,8 +3,7 @@
 use super::chapter::{Chapter, repository};
 
 /// Files of the repository, as the book links to them from outside of it.
-const BLOB: [&str; 2] =
-    ["https://github.com/kiln-ann/kiln/blob/main/", "https://github.com/kiln-ann/kiln/tree/main/"];
+const BLOB: [&str; 2] = ["https://github.com/kiln-ann/kiln/blob/main/", "https://github.com/kiln-ann/kiln/tree/main/"];
 
 pub fn check(chapter: &Chapter, problems: &mut Vec<String>) {
     for (line, text) in &chapter.prose {

@@ -107,7 +107,8 @@ impl Stage {
             let mut typed = true;
             let shown: Vec<&str> = lines
                 .filter_map(|(_, text)| {
-                    let was = std::mem::replace(&mut typed, typed && text.ends_with('\\'));
+                    let was = typed;
+                    typed &= text.ends_with('\\');
                     (!was).then_some(text.as_str())
                 })
                 .collect();
@@ -123,7 +124,9 @@ impl Stage {
 
     fn run(&mut self, command: &str, expected: i32, shown: &[&str], figures: bool) -> Result<(), String> {
         let command = command.replace(PORT, &self.port);
-        if command.starts_with("curl ") && self.shell("command -v curl").stdout(Stdio::null()).status().is_ok_and(|s| !s.success()) {
+        if command.starts_with("curl ")
+            && self.shell("command -v curl").stdout(Stdio::null()).status().is_ok_and(|s| !s.success())
+        {
             eprintln!("SKIPPED: there is no curl for: {command}");
             return Ok(());
         }
@@ -174,7 +177,8 @@ impl Stage {
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
         };
-        let read = |name: &str| String::from_utf8_lossy(&std::fs::read(path(name)).expect("what was printed")).into_owned();
+        let read =
+            |name: &str| String::from_utf8_lossy(&std::fs::read(path(name)).expect("what was printed")).into_owned();
         Ok((status, read(".stdout"), read(".stderr")))
     }
 

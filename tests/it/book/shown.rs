@@ -24,7 +24,8 @@ fn matches(shown: &[String], printed: &[String], at: (usize, usize), furthest: &
         return printed.is_empty();
     };
     if first == "..." {
-        return (0..=printed.len()).any(|skipped| matches(rest, &printed[skipped..], (at.0 + 1, at.1 + skipped), furthest));
+        return (0..=printed.len())
+            .any(|skipped| matches(rest, &printed[skipped..], (at.0 + 1, at.1 + skipped), furthest));
     }
     *furthest = (*furthest).max(at);
     printed.split_first().is_some_and(|(line, others)| {
