@@ -33,6 +33,12 @@ pub enum EvalError {
         /// The search parameters.
         params: String,
     },
+    /// A load cannot be offered.
+    #[error(transparent)]
+    Load(#[from] crate::load::drive::DriveError),
+    /// What came of a load cannot be kept.
+    #[error(transparent)]
+    KeepLoad(#[from] crate::load::KeepError),
     /// An index cannot be built, opened or searched.
     #[error(transparent)]
     Builder(#[from] kiln_builder::BuilderError),

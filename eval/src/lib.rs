@@ -30,6 +30,7 @@ pub mod memory_cap;
 pub mod metrics;
 pub mod noise;
 mod numa;
+pub mod open_loop;
 pub mod page_cache;
 mod pairs;
 pub mod peer;

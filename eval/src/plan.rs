@@ -17,6 +17,7 @@ use crate::held_out::HeldOut;
 use crate::io_state::Placement;
 use crate::judge::MAX_K;
 use crate::measure::Repeats;
+use crate::open_loop::OpenLoop;
 use crate::peer::PeerSpec;
 use crate::record::Mode;
 
@@ -94,6 +95,8 @@ pub struct Plan {
     pub budget: Option<Duration>,
     /// Leave out settings that a short probe shows to be off the frontier.
     pub prune: bool,
+    /// Loads that are offered to each index, once its settings are measured.
+    pub open_loop: Option<OpenLoop>,
     /// The engine that does nothing, by which the cost of the protocol of peers is measured where there is one.
     pub noop: Option<Vec<String>>,
     /// Orders the settings and draws the sample of truth that is checked.

@@ -22,6 +22,7 @@ fn plan() -> Plan {
         held_out: None,
         budget: None,
         prune: false,
+        open_loop: None,
         noop: None,
         seed: 1,
     }

@@ -20,6 +20,7 @@ use crate::index_bench::{IndexBench, NO_TIME, failed};
 use crate::io_state::Placement;
 use crate::judge::Judge;
 use crate::numa;
+use crate::open_loop::Asked;
 use crate::peer::{PeerStage, Peers};
 use crate::plan::{self, Engine, IndexSpec, Plan, PlanError, SearchGrid, Setting};
 use crate::provenance;
@@ -76,7 +77,9 @@ pub fn run_bench<B: Backend>(
             Engine::Kiln { index, search } => {
                 let index = Candidate::of(index, search, &subject, backend, &folder)?;
                 let pending = index.pending(plan, &folder);
-                if pending.is_empty() && folder.build(&index.key).is_some() {
+                // Whether its loads were offered is found out when it is open.
+                let unloaded = plan.open_loop.is_none();
+                if pending.is_empty() && folder.build(&index.key).is_some() && unloaded {
                     tracing::info!("{}: every setting is measured already", index.path.display());
                     continue;
                 }
@@ -91,7 +94,7 @@ pub fn run_bench<B: Backend>(
                 for (place, &placement) in placements.iter().enumerate() {
                     let here: Vec<Setting> =
                         pending.iter().filter(|setting| setting.placement == placement).cloned().collect();
-                    if !here.is_empty() || stage.folder.build(&index.key).is_none() {
+                    if !here.is_empty() || stage.folder.build(&index.key).is_none() || !unloaded {
                         let budget = budget.share(placements.len() - place);
                         stage.measure(&index, built.as_mut(), placement, here, budget)?;
                     }
@@ -209,11 +212,30 @@ impl Stage<'_, '_, '_> {
             placement,
             conditions: &conditions,
             index_bytes,
-            queries,
+            queries: queries.clone(),
             judge: self.judge,
             budget,
         };
-        bench.measure(pending, self.folder, self.progress)
+        if !pending.is_empty() {
+            bench.measure(pending, self.folder, self.progress)?;
+        }
+        let Some(open_loop) = &self.plan.open_loop else { return Ok(()) };
+        if budget.is_spent() {
+            tracing::warn!("{}: no load is offered: the time budget is spent", index.path.display());
+            return Ok(());
+        }
+        let held_out = self.plan.held_out.map(|held_out| held_out.mask(queries.len()));
+        let asked = Asked {
+            build_key: &index.key,
+            searcher: &searcher,
+            placement,
+            queries,
+            k: self.plan.k,
+            efforts: &self.plan.efforts(&index.search, searcher.kind(), searcher.nlist(), searcher.len()),
+            held_out: held_out.as_deref(),
+            seed: self.plan.seed,
+        };
+        open_loop.measure(&asked, self.folder, self.progress)
     }
 
     fn give_up(&mut self, placement: &Placement, pending: &[Setting], problem: &str) -> Result<(), EvalError> {

@@ -361,7 +361,7 @@ impl<T: Serialize + DeserializeOwned> Lines<T> {
 }
 
 /// The records of a file (none where it does not exist), and the bytes up to the end of the last sound one.
-fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<(Vec<T>, u64), StoreError> {
+pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<(Vec<T>, u64), StoreError> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

@@ -239,6 +239,7 @@ fn of_flags(args: &Args) -> anyhow::Result<Run> {
         held_out: None,
         budget: None,
         prune: false,
+        open_loop: None,
         noop: None,
         seed: args.params.seed(),
     };

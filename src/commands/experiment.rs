@@ -133,6 +133,7 @@ fn plan_of(
         held_out: experiment.held_out,
         budget: experiment.budget,
         prune: experiment.prune,
+        open_loop: experiment.open_loop.clone(),
         noop: if with_peers { noop() } else { None },
         seed: experiment.seed,
     };

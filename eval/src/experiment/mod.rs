@@ -21,7 +21,9 @@ pub use problems::{At, BadExperiment, Located, Problem, Problems};
 use crate::held_out::HeldOut;
 use crate::io_state::{IoState, Placement};
 use crate::judge::MAX_K;
+use crate::load::{Rate, parse_rates};
 use crate::measure::Repeats;
+use crate::open_loop::OpenLoop;
 use crate::record::{MAX_THREADS, Mode};
 use crate::units::{parse_bytes, parse_duration};
 use reader::{Field, Table, syntax};
@@ -54,6 +56,8 @@ pub struct Experiment {
     pub budget: Option<Duration>,
     /// Whether settings that cannot be on the frontier are left out.
     pub prune: bool,
+    /// Loads that are offered to each of Kiln's indexes.
+    pub open_loop: Option<OpenLoop>,
     /// Where Kiln's indexes lie while they are searched.
     pub placements: Vec<Placement>,
     /// Threads to build and to judge with; `None`: all.
@@ -132,6 +136,11 @@ fn of_table(table: &Table<'_>, quick: bool) -> Option<Experiment> {
     let placements = placements(table);
     let repeats = table.take("repeats").and_then(|field| field.table());
     let repeats = repeats.map_or(if quick { Repeats::QUICK } else { Repeats::FULL }, |table| repeats_of(&table, quick));
+    let loads = table.take("open_loop");
+    let open_loop = loads.as_ref().and_then(|field| open_loop_of(&field.table()?, quick));
+    if let Some(field) = loads.as_ref().filter(|_| modes.as_ref().is_some_and(Vec::is_empty)) {
+        field.wrong("it asks an index at a setting that was measured: add latency-1 or throughput-T to modes");
+    }
     let engines = engines::of_file(table, threads.map(|threads| threads as usize));
     table.finish(|key| match key {
         "engines" => Some("unknown key; each engine is headed [[engine]]".into()),
@@ -150,6 +159,7 @@ fn of_table(table: &Table<'_>, quick: bool) -> Option<Experiment> {
         quick,
         budget,
         prune,
+        open_loop,
         placements,
         threads: threads.map(|threads| threads as usize),
         out,
@@ -172,7 +182,7 @@ fn held_out(field: &Field<'_>, seed: u64) -> Option<HeldOut> {
 fn modes(field: &Field<'_>) -> Vec<Mode> {
     let parse = |text: &str| match text {
         "build" => Ok(None),
-        "open-loop" => Err("it is measured by `kiln load`, against a server".to_string()),
+        "open-loop" => Err("it has a table of its own: head one [open_loop]".to_string()),
         _ => text.parse::<Mode>().map(Some).map_err(|allowed| format!("{allowed}, or build")),
     };
     field.each().iter().filter_map(|field| field.parsed(parse).flatten()).collect()
@@ -226,6 +236,28 @@ fn repeats_of(table: &Table<'_>, quick: bool) -> Repeats {
     }
     table.finish(|_| None);
     repeats
+}
+
+/// The loads to offer.
+fn open_loop_of(table: &Table<'_>, quick: bool) -> Option<OpenLoop> {
+    let in_range = |key, range: std::ops::RangeInclusive<f64>, default: f64| {
+        let Some(field) = table.take(key) else { return default };
+        let value = field.number().unwrap_or(default);
+        if !range.contains(&value) {
+            field.wrong(format!("{value} is out of range: use {} to {}", range.start(), range.end()));
+        }
+        value
+    };
+    let recall = in_range("recall", 0.0..=1.0, 0.95);
+    let seconds = in_range("seconds", 0.1..=3600.0, if quick { 0.5 } else { 5.0 });
+    let threads = table.take("threads").and_then(|field| field.integer(1..=MAX_THREADS as u64)).unwrap_or(1) as usize;
+    let load = table.take("load");
+    let rates: Vec<Rate> = match &load {
+        Some(field) => field.each().iter().filter_map(|field| field.measure(parse_rates)).flatten().collect(),
+        None => parse_rates("10%..120%").unwrap_or_default(),
+    };
+    table.finish(|_| None);
+    Some(OpenLoop { recall, rates, threads, duration: Duration::from_secs_f64(seconds) })
 }
 
 #[cfg(test)]

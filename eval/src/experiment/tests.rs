@@ -37,7 +37,7 @@ fn the_starter_says_what_it_shows() {
     // Every line that is commented out, with the comments of prose left alone, is a file too.
     let shown = STARTER.lines().map(|line| {
         let code = line.strip_prefix("# ").unwrap_or(line);
-        let is_code = code.starts_with("[[")
+        let is_code = code.starts_with('[')
             || code
                 .split_once(" = ")
                 .is_some_and(|(key, _)| !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
@@ -54,6 +54,8 @@ fn the_starter_says_what_it_shows() {
     let whole = parse(Path::new("run.toml"), &lines.join("\n").replace("python3", "sh"), false);
     let whole = whole.unwrap_or_else(|wrong| panic!("{wrong}"));
     assert_eq!((whole.engines.len(), whole.placements.len(), whole.quick), (4, 1 + 4 * 2, true));
+    let open_loop = whole.open_loop.expect("it is shown");
+    assert_eq!((open_loop.rates.len(), open_loop.threads, open_loop.duration), (12, 2, Duration::from_secs(5)));
 }
 
 #[test]
@@ -166,7 +168,7 @@ open = "y.kiln"
         ("2:1: k: ", "0 is out of range: use 1 to 65535"),
         ("3:1: held_out: ", "not including, 1"),
         ("4:1: modes: ", "\"througput-2\": use latency-1, throughput-T or batch-T"),
-        ("4:1: modes: ", "`kiln load`"),
+        ("4:1: modes: ", "head one [open_loop]"),
         ("5:1: time_budget: ", "such as 90s, 30min or 2h"),
         ("6:1: prune: ", "true or false is expected, and it is a string"),
         ("7:1: io_state: ", "add \"ssd\" to residency"),
@@ -187,6 +189,29 @@ open = "y.kiln"
         assert!(told.iter().any(|told| told.contains(place) && told.contains(why)), "{place} {why}: {told:#?}");
     }
     assert_eq!(told.len(), expected.len(), "{told:#?}");
+}
+
+#[test]
+fn loads_are_read_with_their_units() {
+    let open_loop = parsed(&short("[open_loop]\nload = [\"50%\", 200, \"90%..110%\"]\nrecall = 0.9\n")).open_loop;
+    let open_loop = open_loop.expect("a table");
+    let parts = [0.9, 1.0, 1.1].map(Rate::OfCapacity);
+    assert_eq!(open_loop.rates, [&[Rate::OfCapacity(0.5), Rate::PerSecond(200.0)][..], &parts].concat());
+    assert_eq!((open_loop.recall, open_loop.threads, open_loop.duration), (0.9, 1, Duration::from_secs(5)));
+    assert_eq!(parsed(&short("")).open_loop, None);
+    assert_eq!(parsed(&short("[open_loop]\n")).open_loop.expect("a table").rates.len(), 12);
+    let told = refused(&short("[open_loop]\nload = \"fast\"\nrecall = 95\nseconds = 0\nthreads = 0\nrate = 3\n"));
+    for (key, why) in [
+        ("open_loop.load", "\"fast\" is no rate"),
+        ("open_loop.recall", "95 is out of range: use 0 to 1"),
+        ("open_loop.seconds", "0 is out of range: use 0.1 to 3600"),
+        ("open_loop.threads", "0 is out of range"),
+        ("open_loop.rate", "unknown key"),
+    ] {
+        assert!(told.iter().any(|told| told.contains(key) && told.contains(why)), "{key} {why}: {told:#?}");
+    }
+    let told = refused("dataset = \"demo\"\nmodes = \"build\"\n[open_loop]\n[[engine]]\nindex = \"vamana\"\n");
+    assert!(told.len() == 1 && told[0].contains("add latency-1 or throughput-T"), "{told:?}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Sends requests in an open or a closed loop, and measures.
 //!
-//! In: a [`Target`], prepared requests, connections. Out: [`Sample`], what came of it. Each connection is a thread that
-//! blocks: it takes the next request, waits until it is due, sends it and waits for the answer. Where all connections are busy
-//! the next request is sent late, and that time is part of its latency.
+//! In: a [`Target`], prepared requests, connections; or [`Line`]s to whatever else answers. Out: [`Sample`], what came of it.
+//! Each line is a thread that blocks: it takes the next request, waits until it is due, sends it and waits for the answer.
+//! Where all lines are busy the next request is sent late, and that time is part of its latency.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -63,6 +63,30 @@ pub struct Drive<'a> {
     pub timeout: Duration,
 }
 
+/// One thread's way to whoever answers.
+pub trait Line {
+    /// Before a request is due its thread stops sleeping and spins for so long: a sleep ends some tens of microseconds late.
+    const SPIN: Duration;
+
+    /// Makes it ready, before anything is timed; false where nobody answers.
+    fn open(&mut self) -> bool;
+
+    /// Sends request `number`, counted from 0 without end, and waits until it is answered well.
+    ///
+    /// # Errors
+    /// When it is not.
+    fn ask(&mut self, number: usize) -> Result<(), Refused>;
+}
+
+/// A request that was not answered well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// In a word.
+    pub kind: String,
+    /// It failed at once, and would again: a closed loop must not spin on it.
+    pub at_once: bool,
+}
+
 /// What came of it.
 #[derive(Debug, Clone)]
 pub struct Sample {
@@ -109,8 +133,7 @@ struct Part {
 }
 
 /// What the threads share.
-struct Shared<'a> {
-    drive: &'a Drive<'a>,
+struct Shared {
     /// Nanoseconds after the start at which each request is due; empty in a closed loop.
     due: Vec<u64>,
     closed: Option<Duration>,
@@ -129,40 +152,81 @@ struct Gate {
     begin: Option<Instant>,
 }
 
-/// Sends requests at `pace`, and measures.
+/// A connection of HTTP.
+struct HttpLine<'a> {
+    connection: Connection<'a>,
+    requests: &'a [Vec<u8>],
+}
+
+impl Line for HttpLine<'_> {
+    /// Requests are many times longer than a sleep is late, and the server may want the processor.
+    const SPIN: Duration = Duration::ZERO;
+
+    fn open(&mut self) -> bool {
+        self.connection.connect().is_ok()
+    }
+
+    fn ask(&mut self, number: usize) -> Result<(), Refused> {
+        match self.connection.exchange(&self.requests[number % self.requests.len()]) {
+            Ok(200) => Ok(()),
+            Ok(status) => Err(Refused { kind: kind(status, self.connection.body()), at_once: false }),
+            Err(fault) => Err(Refused { kind: fault.name().to_string(), at_once: fault == Fault::Connect }),
+        }
+    }
+}
+
+/// Sends requests to a server at `pace`, and measures.
 ///
 /// # Errors
 /// When threads cannot be started, or nothing listens.
 pub fn drive(drive: &Drive<'_>, pace: Pace) -> Result<Sample, DriveError> {
+    let line = |_| HttpLine { connection: Connection::new(drive.target, drive.timeout), requests: drive.requests };
+    match drive_lines(&line, drive.connections, drive.timeout, STACK, pace)? {
+        Some(sample) => Ok(sample),
+        None => Err(DriveError::NoServer { url: drive.target.url.clone() }),
+    }
+}
+
+/// Sends requests at `pace` by `lines` threads with `stack` bytes of stack, thread `t` over `line(t)`, and measures. What is
+/// not sent `patience` after twice the planned time is given up. `None` where no line could be opened.
+///
+/// # Errors
+/// When threads cannot be started.
+pub fn drive_lines<L: Line>(
+    line: &(dyn Fn(usize) -> L + Sync),
+    lines: usize,
+    patience: Duration,
+    stack: usize,
+    pace: Pace,
+) -> Result<Option<Sample>, DriveError> {
     let (due, closed, limit) = match pace {
         Pace::Closed(duration) => (Vec::new(), Some(duration), Duration::MAX),
-        Pace::Open { rate, duration, seed } => {
-            (arrivals(rate, duration, seed), None, PATIENCE * duration + drive.timeout)
-        }
+        Pace::Open { rate, duration, seed } => (arrivals(rate, duration, seed), None, PATIENCE * duration + patience),
     };
     let (next, gate, moved) = (AtomicUsize::new(0), Mutex::default(), Condvar::new());
-    let shared = Shared { drive, due, closed, next, limit, gate, moved };
+    let shared = &Shared { due, closed, next, limit, gate, moved };
     let (begin, parts) = std::thread::scope(|scope| {
-        let mut threads = Vec::with_capacity(drive.connections);
-        for _ in 0..drive.connections {
-            match std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || shared.run()) {
+        let mut threads = Vec::with_capacity(lines);
+        for thread in 0..lines {
+            let run = move || shared.run(line(thread));
+            match std::thread::Builder::new().stack_size(stack).spawn_scoped(scope, run) {
                 Ok(thread) => threads.push(thread),
                 Err(source) => {
                     // Those that have begun find nothing to do.
                     shared.next.store(OVER, Ordering::Relaxed);
                     shared.open(0);
-                    return Err(DriveError::Threads { connections: drive.connections, source });
+                    return Err(DriveError::Threads { connections: lines, source });
                 }
             }
         }
-        let begin = shared.open(drive.connections);
+        let begin = shared.open(lines);
         let parts: Vec<Part> = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
         Ok((begin, parts))
     })?;
     if shared.gate().connected == 0 {
-        return Err(DriveError::NoServer { url: drive.target.url.clone() });
+        return Ok(None);
     }
-    Ok(summary(parts, begin, shared.due.len() as u64))
+    Ok(Some(summary(parts, begin, shared.due.len() as u64)))
 }
 
 /// When requests are due, in nanoseconds, ascending. Given their number, the arrivals of a Poisson process lie like so many
@@ -176,7 +240,7 @@ fn arrivals(rate: f64, duration: Duration, seed: u64) -> Vec<u64> {
     due
 }
 
-impl Shared<'_> {
+impl Shared {
     /// Waits until so many threads are ready, and lets all go.
     fn open(&self, ready: usize) -> Instant {
         let waited = self.moved.wait_while(self.gate(), |gate| gate.ready < ready);
@@ -201,14 +265,13 @@ impl Shared<'_> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self) -> Part {
+    fn run<L: Line>(&self, mut line: L) -> Part {
         sys::wake_on_time();
-        let mut connection = Connection::new(self.drive.target, self.drive.timeout);
         let mut part = Part::new();
-        let begin = self.ready(connection.connect().is_ok());
-        sleep_until(begin);
+        let begin = self.ready(line.open());
+        wait_until(begin, L::SPIN);
         while let Some((number, due)) = self.next(begin) {
-            sleep_until(due);
+            wait_until(due, L::SPIN);
             let sent = Instant::now();
             let due = if self.closed.is_some() { sent } else { due };
             if sent.saturating_duration_since(begin) > self.limit {
@@ -217,18 +280,16 @@ impl Shared<'_> {
             }
             part.sent += 1;
             let _ = part.lag.record(sent.saturating_duration_since(due).as_nanos() as u64);
-            let request = &self.drive.requests[number % self.drive.requests.len()];
-            let outcome = connection.exchange(request);
+            let outcome = line.ask(number);
             let answered = Instant::now();
             part.last = Some(answered);
             match outcome {
-                Ok(200) => {
+                Ok(()) => {
                     let _ = part.latency.record(answered.saturating_duration_since(due).as_nanos() as u64);
                 }
-                Ok(status) => part.error(&kind(status, connection.body())),
-                Err(fault) => {
-                    part.error(fault.name());
-                    if fault == Fault::Connect && self.closed.is_some() {
+                Err(refused) => {
+                    part.error(&refused.kind);
+                    if refused.at_once && self.closed.is_some() {
                         // Nothing slows down a loop that fails at once.
                         std::thread::sleep(Duration::from_millis(10));
                     }
@@ -251,9 +312,13 @@ impl Shared<'_> {
     }
 }
 
-fn sleep_until(moment: Instant) {
+/// Sleeps until `spin` before the moment, and spins from there.
+fn wait_until(moment: Instant, spin: Duration) {
     if let Some(wait) = moment.checked_duration_since(Instant::now()) {
-        std::thread::sleep(wait);
+        std::thread::sleep(wait.saturating_sub(spin));
+    }
+    while !spin.is_zero() && Instant::now() < moment {
+        std::hint::spin_loop();
     }
 }
 

@@ -38,6 +38,7 @@ pub fn quick(out: &Path) -> Plan {
         held_out: None,
         budget: None,
         prune: false,
+        open_loop: None,
         noop: None,
         seed: 1,
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use kiln_builder::{IndexKind, Navigate};
 use kiln_eval::held_out::{HeldOut, choices, recall_of};
+use kiln_eval::load::{LoadMode, Rate};
 use kiln_eval::measure::Repeats;
+use kiln_eval::open_loop::{IN_PROCESS, OpenLoop};
 use kiln_eval::record::{Mode, RunData, Skip};
 use kiln_eval::{Engine, IndexSpec, Plan, SearchGrid, metrics, run_bench};
 use kiln_kernels::{CpuBackend, NoProgress};
@@ -112,4 +114,38 @@ fn builds_alone_are_measured_where_no_mode_is_named() {
     assert_eq!((data.builds.len(), data.settings.len(), &data.header.noise), (1, 0, &None));
     assert!(data.builds[0].total_seconds > 0.0 && data.builds[0].serving_bytes > 0);
     assert!(bench(&plan) == data, "a finished run changed");
+}
+
+#[test]
+fn loads_are_offered_once_at_the_fastest_setting_that_reaches_the_recall() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let search = SearchGrid { search_lists: vec![10, 40], navigate: vec![Navigate::Exact], ..SearchGrid::default() };
+    let plan = plan(folder.path(), IndexKind::Vamana, search);
+    let recalls: Vec<f64> = bench(&plan).settings.iter().filter_map(metrics::recall).collect();
+    let [least, most] = [recalls[0].min(recalls[1]), recalls[0].max(recalls[1])];
+    assert!(least < most, "{recalls:?}");
+    let open_loop = OpenLoop {
+        recall: most,
+        rates: vec![Rate::OfCapacity(0.3), Rate::PerSecond(400.0), Rate::OfCapacity(3.0)],
+        threads: 2,
+        duration: Duration::from_millis(300),
+    };
+    let plan = Plan { open_loop: Some(open_loop.clone()), ..plan };
+    let data = bench(&plan);
+    let (closed, open) = data.loads.split_first().expect("loads");
+    let capacity = closed.achieved_rate;
+    assert!(closed.mode == LoadMode::ClosedLoop && capacity > 400.0 && closed.capacity.is_none(), "{closed:?}");
+    let offered: Vec<f64> = open.iter().map(|load| load.offered_rate).collect();
+    assert_eq!(offered, [0.3 * capacity, 400.0, 3.0 * capacity]);
+    for load in open {
+        assert_eq!((load.url.as_str(), load.connections, load.capacity), (IN_PROCESS, 2, Some(capacity)));
+        assert_eq!(load.params["search_list"], 40, "ten are too few");
+        assert!(load.errors.is_empty() && load.latency_us.p50 > 0.0 && load.recall == Some(most), "{load:?}");
+    }
+    // Thrice what it can: it falls behind, and whoever waits is counted from when he came.
+    assert!(open[2].saturated && open[2].latency_us.p50 > 10.0 * closed.latency_us.p50, "{:?}", open[2]);
+    assert!(bench(&plan) == data, "a finished run changed");
+    // Other loads are another measurement; a recall that nothing reaches is none.
+    let unreached = Plan { open_loop: Some(OpenLoop { recall: 1.1, ..open_loop }), ..plan };
+    assert_eq!(bench(&unreached).loads.len(), data.loads.len());
 }
