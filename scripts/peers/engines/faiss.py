@@ -1,7 +1,7 @@
 """Faiss: all rows one by one, inverted lists of several codes, and HNSW.
 
-The row's `factory` is Faiss's own description of an index, in which {nlist}, {m} and {dim} stand for what follows from the
-rows.
+The row's `factory` is Faiss's own description of an index, in which {nlist}, {m}, {m8} and {dim} stand for what follows
+from the rows.
 """
 
 import math
@@ -54,7 +54,8 @@ class Engine(Base):
         faiss.omp_set_num_threads(job.threads)
         rows, dim = job.base.shape
         # 64 4-bit codes of 128 dimensions, 96 of 384; half as many of 8 bits.
-        sizes = {"nlist": lists(rows), "dim": dim, "m": divisor(dim, min(dim // 2, 96)), "m8": divisor(dim, min(dim // 4, 48))}
+        codes = {"m": divisor(dim, min(dim // 2, 96)), "m8": divisor(dim, min(dim // 4, 48))}
+        sizes = {"nlist": lists(rows), "dim": dim} | codes
         self.params["factory"] = self.params["factory"].format(**(sizes | self.params))
         self.index = faiss.index_factory(dim, self.params["factory"])
         if "ef_construction" in self.params:
