@@ -18,21 +18,19 @@ class Engine(Base):
         import numpy as np
 
         rows = np.random.default_rng(0).random((4096, 16), dtype=np.float32)
-        for batches in (False, True):
-            self.make(rows, 2, batches).query(rows[:2], k=10)
+        self.make(rows, 2).query(rows[:2], k=10)
 
-    def make(self, rows, threads, batches):
+    def make(self, rows, threads):
         import pynndescent
 
-        # `n_jobs` is of the build; searches of it in parallel are chosen now, and take as many threads as numba then has.
-        made = pynndescent.NNDescent(
-            rows, "euclidean", n_jobs=threads, random_state=1, parallel_batch_queries=batches, **self.params
-        )
+        # `n_jobs` is of the build; that searches may be parallel is chosen now, and by how much when they are made.
+        more = dict(n_jobs=threads, parallel_batch_queries=True, random_state=1)
+        made = pynndescent.NNDescent(rows, "euclidean", **more, **self.params)
         made.prepare()
         return made
 
     def build(self, job):
-        self.index = self.make(job.base, job.threads, True)
+        self.index = self.make(job.base, job.threads)
 
     def index_bytes(self, folder):
         path = os.path.join(folder, "pynndescent")
