@@ -5,14 +5,14 @@
 
 The module is a file or a name that can be imported; where ann-benchmarks itself cannot be, its base class stands in. The
 configuration is the adapter's own, as YAML (with PyYAML installed) or JSON; where it has several definitions of the class,
---name chooses one. Build parameters name one of its run groups and, where the group has several variants, the number of one
-from 0; search parameters the number of the query arguments:
+--name chooses one. Build parameters name one of its run groups, and give arguments as JSON; search parameters give those of
+queries:
 
-    build = { group = "M-16", variant = 0 }
-    search = { variant = [0, 1, 2, 3] }
+    build = { group = "M-16", args = ["[{\\"M\\": 16}]"] }
+    search = { query_args = ["[10]", "[20]"] }
 
-`args` and `query_args` in their place give the arguments as JSON: query_args = ["[10]", "[20]"]. `--toml` writes all of it,
-with the Python that it is run by.
+`variant`, in their place, is the number of one of the group's own, from 0. `--toml` writes all of it, with the Python that it
+is run by.
 """
 
 import argparse
@@ -270,8 +270,9 @@ def toml(options, configuration):
     for flag, given in (("--name", options.name), ("--version-of", options.version_of)):
         command += [flag, given] if given else []
     for name, group in configuration.groups().items():
-        build = {"group": name, "variant": list(range(len(builds_of(group))))}
-        search = {"variant": list(range(len(queries_of(group))))}
+        # Spelt out, so that charts and tables say what was measured.
+        build = {"group": name, "args": [json.dumps(args) for args in builds_of(group)]}
+        search = {"query_args": [json.dumps(args) for args in queries_of(group)]}
         print(run_toml.engine(options.constructor, command, build=build, search=search))
 
 

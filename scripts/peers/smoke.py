@@ -198,6 +198,8 @@ def main():
     if not os.access(kiln(), os.X_OK):
         raise SystemExit(f"error: {kiln()} is not a program: run `cargo build`, or set KILN")
     names = installed(options.rows)
+    if options.adapter and not row.python_of(options.adapter).is_file():
+        raise SystemExit(f"error: {options.adapter}: not installed: run scripts/peers/setup.sh {options.adapter}")
     with tempfile.TemporaryDirectory(prefix="kiln-peers-") as temporary:
         folder = options.out or temporary
         os.makedirs(folder, exist_ok=True)
