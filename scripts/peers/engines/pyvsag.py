@@ -10,6 +10,7 @@ class Engine(Base):
     distribution = "pyvsag"
     by_default = False
     optional = ("alpha", "graph_type", "base_pq_dim")
+    writes_to_rows = True  # it ends the process otherwise
     batches = False  # its one call is of one query
     rows = {"pyvsag": {"max_degree": 32, "ef_construction": 200, "base_quantization_type": "sq8_uniform"}}
     grid = {"ef": (10, 15, 20, 30, 40, 60, 80, 120, 200, 300)}
