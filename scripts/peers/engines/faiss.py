@@ -1,7 +1,7 @@
 """Faiss: all rows one by one, inverted lists of several codes, and HNSW.
 
-The row's `factory` is Faiss's own description of an index, in which {nlist}, {m}, {m8} and {dim} stand for what follows
-from the rows.
+The row's `factory` is Faiss's own description of an index, in which {nlist}, {m} and {dim} stand for what follows from the
+rows.
 """
 
 import math
@@ -17,9 +17,9 @@ def lists(rows):
     return 2 ** round(math.log2(2.3 * math.sqrt(rows)))
 
 
-def divisor(dim, most):
-    """The largest divisor of `dim` up to `most`."""
-    return max(m for m in range(1, max(most, 1) + 1) if dim % m == 0)
+def sub_spaces(dim):
+    """The largest divisor of `dim` up to dim / 2 and 96: 64 of 128, 96 of 384."""
+    return max(m for m in range(1, max(min(dim // 2, 96), 1) + 1) if dim % m == 0)
 
 
 class Engine(Base):
@@ -28,7 +28,7 @@ class Engine(Base):
     rows = {
         "faiss-flat": {"factory": "Flat"},
         # 8-bit codes alone, without polysemous training ("np"), which takes minutes and which nothing here uses.
-        "faiss-ivf-pq": {"factory": "IVF{nlist},PQ{m8}np"},
+        "faiss-ivf-pq": {"factory": "IVF{nlist},PQ{m}np"},
         "faiss-ivf": {"factory": "IVF{nlist},PQ{m}x4fs,RFlat"},
         # 1-bit codes of rotated rows.
         "faiss-ivf-rabitq": {"factory": "RR{dim},IVF{nlist},RaBitQfs,RFlat"},
@@ -53,9 +53,7 @@ class Engine(Base):
         self.faiss = faiss
         faiss.omp_set_num_threads(job.threads)
         rows, dim = job.base.shape
-        # 64 4-bit codes of 128 dimensions, 96 of 384; half as many of 8 bits.
-        codes = {"m": divisor(dim, min(dim // 2, 96)), "m8": divisor(dim, min(dim // 4, 48))}
-        sizes = {"nlist": lists(rows), "dim": dim} | codes
+        sizes = {"nlist": lists(rows), "dim": dim, "m": sub_spaces(dim)}
         self.params["factory"] = self.params["factory"].format(**(sizes | self.params))
         self.index = faiss.index_factory(dim, self.params["factory"])
         if "ef_construction" in self.params:
