@@ -9,6 +9,7 @@ from . import Engine as Base, size_of
 class Engine(Base):
     distribution = "pynndescent"
     by_default = False
+    writes_to_rows = True  # it is compiled for each kind of array anew: for the one that it is warmed up with
     overlaps = False  # searches write to one state of random numbers and marks
     rows = {"pynndescent": {"n_neighbors": 30, "pruning_degree_multiplier": 1.5, "diversify_prob": 1.0}}
     grid = {"epsilon": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)}
