@@ -5,6 +5,8 @@
 CARGO  ?= $(shell command -v cargo >/dev/null 2>&1 && echo cargo || echo "$$HOME/.cargo/bin/cargo")
 PYTHON ?= python3
 DEMO   := kiln-runs/demo
+# mdBook of this version is built where there is none in PATH.
+MDBOOK := 0.5.4
 
 # Other libraries that are smoke-tested: some that install without a compiler, in seconds. Empty: all of them.
 PEER_LIBRARIES := faiss usearch voyager
@@ -13,7 +15,7 @@ PEERS          := faiss-ivf faiss-hnsw usearch voyager
 .DEFAULT_GOAL := help
 # The steps of a target run in the order in which they are named, under `make -j` too.
 .NOTPARALLEL:
-.PHONY: help setup setup-test bench bench-kernels test fmt check-fmt clippy docs check-scripts check-kernels doc-tests \
+.PHONY: help setup setup-test bench bench-kernels test fmt check-fmt clippy docs book check-scripts check-kernels doc-tests \
   check-peers test-all tests gpu-check
 
 help:
@@ -25,6 +27,7 @@ help:
 	@echo 'make setup   install the system packages that are missing (bench and test do this by themselves)'
 	@echo 'make fmt     format the Rust sources'
 	@echo 'make docs    build the API documentation; warnings are errors'
+	@echo 'make book    build the book of docs/ into target/book (its commands are run by the tests)'
 
 setup:
 	@sh scripts/setup.sh
@@ -60,6 +63,16 @@ clippy:
 
 docs: setup
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+book:
+	@mdbook=mdbook; \
+	if ! command -v mdbook >/dev/null 2>&1; then \
+	  mdbook=target/mdbook/bin/mdbook; \
+	  test -x $$mdbook || $(CARGO) install mdbook --locked --version $(MDBOOK) --no-default-features --features search \
+	    --root target/mdbook || exit 1; \
+	fi; \
+	$$mdbook build docs
+	@echo "The book is $(CURDIR)/target/book/index.html."
 
 # Every Python file must compile; those that offer --selftest run it, and say so if they cannot.
 check-scripts:

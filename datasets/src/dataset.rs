@@ -70,9 +70,12 @@ impl std::fmt::Debug for Dataset {
 }
 
 impl Dataset {
-    /// Opens `spec`: the path of a file, the name of a set that was fetched into `cache_dir`, or a synthetic set as
-    /// `synth:rows=N,dim=D,...`, whose rows are made as they are read. All of an HDF5 file or a fetched set is used; of any
-    /// other file only its rows.
+    /// The name of [`Self::embedded_demo`], unless there is a file of that name.
+    pub const DEMO: &'static str = "demo";
+
+    /// Opens `spec`: the path of a file, [`Self::DEMO`], the name of a set that was fetched into `cache_dir`, or a synthetic
+    /// set as `synth:rows=N,dim=D,...`, whose rows are made as they are read. All of an HDF5 file or a fetched set is used;
+    /// of any other file only its rows.
     ///
     /// # Errors
     /// When there is no such file or set, it was not fetched, or its parts do not fit together.
@@ -80,6 +83,9 @@ impl Dataset {
         let path = Path::new(spec);
         if path.is_file() {
             return Self::open_file(path);
+        }
+        if spec == Self::DEMO {
+            return Self::embedded_demo();
         }
         if let Some(named) = synth_name::parse(spec) {
             let (spec, queries) = named?;

@@ -35,7 +35,7 @@ pub struct Args {
     /// The folder of the shard set; made where there is none
     #[arg(value_name = "SET")]
     set: PathBuf,
-    /// The rows to add: a file, or the name of a fetched set
+    /// The rows to add: a file, demo, or the name of a fetched set
     #[arg(long, value_name = "FILE|NAME", required_unless_present = "shard")]
     dataset: Option<String>,
     /// Add this index file as it is

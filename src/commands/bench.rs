@@ -78,8 +78,8 @@ pub struct Args {
     /// device go with it
     #[arg(long, value_name = "RUN.toml", conflicts_with_all = IN_FILE)]
     config: Option<PathBuf>,
-    /// The data set: a file, the name of a fetched set, or synth:rows=N,dim=D,... [default: the embedded demo, with
-    /// --quick]
+    /// The data set: a file, the name of a fetched set, demo, or synth:rows=N,dim=D,... [default: demo, which is in the
+    /// program, with --quick]
     #[arg(long, value_name = "FILE|NAME")]
     dataset: Option<String>,
     /// A kind of index to build and measure; may be repeated [default: both]

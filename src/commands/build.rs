@@ -27,7 +27,7 @@ Parameters that are not given are derived from the data and printed.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The data set: a file, the name of a fetched set, or rows that are made as they are read:
+    /// The data set: a file, the name of a fetched set, demo (which is in the program), or rows that are made as they are read:
     /// synth:rows=N,dim=D,dtype=u8,lid=L,seed=S (the last three may be left out)
     #[arg(long, value_name = "FILE|NAME")]
     dataset: String,

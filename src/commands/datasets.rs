@@ -66,7 +66,7 @@ struct FetchArgs {
     after_help = "Examples:\n  kiln datasets convert sift.hdf5 sift.u8bin\n  kiln datasets convert base.fvecs base.npy"
 )]
 struct ConvertArgs {
-    /// A file, or the name of a fetched set
+    /// A file, demo, or the name of a fetched set
     from: String,
     /// The file to write; its extension names the format: .hdf5 .fbin .f16bin .u8bin .i8bin .fvecs .bvecs .npy
     to: PathBuf,
@@ -161,6 +161,15 @@ fn list(args: ListArgs) -> anyhow::Result<()> {
         "{:<36} {:>13} {:>6} {:<6} {:<6} {:>10}  address",
         "name", "rows", "dim", "type", "metric", "size"
     )];
+    lines.push(format!(
+        "{:<36} {:>13} {:>6} {:<6} {:<6} {:>10}  in this program",
+        Dataset::DEMO,
+        "10,000",
+        128,
+        "u8",
+        "l2",
+        "1.2 MiB"
+    ));
     for e in entries {
         let metric = if e.unsupported.is_some() { "-" } else { e.metric.name() };
         let size = e.bytes.map_or("?".to_string(), bytes);

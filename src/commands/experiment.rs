@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_builder::{Index, IndexKind, IndexParams, Residency, Searcher};
 use kiln_datasets::Dataset;
-use kiln_eval::experiment::{At, BuildPoint, DEMO, EngineSpec, Experiment, Located, Problems, SearchPlaces, read};
+use kiln_eval::experiment::{At, BuildPoint, EngineSpec, Experiment, Located, Problems, SearchPlaces, read};
 use kiln_eval::{Engine, IndexSpec, Plan, SearchGrid, check};
 use kiln_kernels::Metric;
 use serde_json::Value;
@@ -53,8 +53,7 @@ pub fn runs_of(config: &Path, quick: bool, out: Option<&Path>, command: &str) ->
 }
 
 fn opened(spec: &Located<String>, problems: &Problems) -> Option<Dataset> {
-    let opened = if spec.value == DEMO { Dataset::embedded_demo() } else { Dataset::open(&spec.value, &cache_dir()) };
-    opened.map_err(|error| problems.add(&spec.at, error.to_string())).ok()
+    Dataset::open(&spec.value, &cache_dir()).map_err(|error| problems.add(&spec.at, error.to_string())).ok()
 }
 
 fn out_of(experiment: &Experiment, given: Option<&Path>, name: &str) -> PathBuf {

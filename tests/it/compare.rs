@@ -42,7 +42,10 @@ fn demo_run() -> &'static Records {
             text.lines().map(|line| serde_json::from_str(line).expect("a record a line")).collect()
         };
         let header = place.json(&format!("{BASE}/run.json"));
-        Records { header, builds: lines("builds.jsonl"), settings: lines("settings.jsonl") }
+        // Measured in an order drawn by lot: here by effort, as their times will be made up.
+        let mut settings = lines("settings.jsonl");
+        settings.sort_by_key(|setting| (setting["mode"]["mode"].to_string(), setting["params"]["nprobe"].as_u64()));
+        Records { header, builds: lines("builds.jsonl"), settings }
     })
 }
 

@@ -53,11 +53,12 @@ fn a_file_and_flags_make_the_same_plan() {
     let flags = ["bench", "--dataset", "set.hdf5", "--quick", "--index", "ivf-pq", "--nlist", "8", "--nprobe", "4"];
     // The flags always measure throughput beside: what the file has measured is not measured again for them.
     let before = records(&place, "out/settings.jsonl");
-    let again = place.run(&[&flags[..], &["--threads", "1", "--out", "out"]].concat());
+    let again = place.run(&[&flags[..], &["--out", "out"]].concat());
     assert_eq!(again.code, Some(0), "{}", again.err);
     let after = records(&place, "out/settings.jsonl");
-    assert_eq!((before.len(), after.len(), records(&place, "out/builds.jsonl").len()), (1, 2, 1));
-    assert_eq!((&after[0], &after[1]["mode"]["mode"]), (&before[0], &"throughput".into()));
+    assert_eq!((before.len(), records(&place, "out/builds.jsonl").len()), (1, 1));
+    assert!(after.len() > 1 && after[0] == before[0], "{}", after.len());
+    assert!(after[1..].iter().all(|setting| setting["mode"]["mode"] == "throughput"));
 }
 
 #[test]

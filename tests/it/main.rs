@@ -1,6 +1,7 @@
 //! The program, run as its users run it.
 
 mod bench;
+mod book;
 mod build_and_search;
 mod common;
 mod compare;

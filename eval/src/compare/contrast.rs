@@ -7,7 +7,7 @@
 
 use super::bootstrap::{QueryDraws, variance};
 use super::noise::Noise;
-use super::sample::{Sampled, Series};
+use super::sample::{QueryTimes, Sampled, Series};
 use super::signed_rank;
 use super::student::{two_sided_p, two_sided_t};
 use crate::stats::{self, AtRecall, Level};
@@ -36,7 +36,7 @@ impl Contrast {
 
     /// The ends of the ratio's 95% interval; `None` where nothing was repeated.
     pub fn interval(&self) -> Option<(f64, f64)> {
-        let half = self.half_width(ALPHA);
+        let half = half_width((self.variance, self.freedom), ALPHA);
         half.is_finite().then(|| ((self.log_ratio - half).exp(), (self.log_ratio + half).exp()))
     }
 
@@ -52,16 +52,22 @@ impl Contrast {
 
     /// The queries of two settings, each against itself, by their typical times in microseconds: whether the typical one
     /// changed by more than the noise of this contrast explains in one of `tests` tests. `None` where queries were not timed.
-    pub fn paired(&self, a_us: &[f64], b_us: &[f64], tests: usize) -> Option<Paired> {
-        paired(a_us, b_us, self.floor.max(self.half_width(ALPHA / tests.max(1) as f64)))
+    pub fn paired(&self, a: &QueryTimes, b: &QueryTimes, tests: usize) -> Option<Paired> {
+        let parts = [(self.variance, self.freedom), (a.variance, a.freedom), (b.variance, b.freedom)];
+        let noise = match self.freedom > 0.0 {
+            true => satterthwaite(&parts),
+            false => (self.variance, 0.0),
+        };
+        paired(&a.us, &b.us, self.floor.max(half_width(noise, ALPHA / tests.max(1) as f64)))
     }
+}
 
-    /// Half the width of the interval that is left with probability `alpha`; infinite where nothing was repeated.
-    fn half_width(&self, alpha: f64) -> f64 {
-        match two_sided_t(alpha, self.freedom) {
-            t if t.is_finite() => t * self.variance.sqrt(),
-            infinite => infinite,
-        }
+/// Half the width of the interval of a variance and its freedom that is left with probability `alpha`; infinite where nothing
+/// was repeated.
+fn half_width((variance, freedom): (f64, f64), alpha: f64) -> f64 {
+    match two_sided_t(alpha, freedom) {
+        t if t.is_finite() => t * variance.sqrt(),
+        infinite => infinite,
     }
 }
 
@@ -100,7 +106,7 @@ impl<'a> Versus<'a> {
     /// Draws the queries of both sides anew, alike. Sides that had other queries are compared without that.
     pub fn new(a: &'a Series, b: &'a Series, noise: Noise) -> Self {
         let queries = |series: &Series| {
-            let lengths = series.settings.iter().map(|setting| setting.query_recall.len().max(setting.query_us.len()));
+            let lengths = series.settings.iter().map(|setting| setting.query_recall.len().max(setting.times.us.len()));
             lengths.max().unwrap_or(0)
         };
         let draws = QueryDraws::of(if queries(a) == queries(b) { queries(a) } else { 0 });
@@ -185,8 +191,8 @@ impl<'a> Redrawn<'a> {
     fn new(series: &'a Series, draws: &QueryDraws) -> Self {
         let recall = series.settings.iter().map(|setting| draws.means(&setting.query_recall).unwrap_or_default());
         let shift = series.settings.iter().map(|setting| {
-            let whole = stats::mean(&setting.query_us).unwrap_or(1.0);
-            let times: Vec<Option<f64>> = setting.query_us.iter().copied().map(Some).collect();
+            let whole = stats::mean(&setting.times.us).unwrap_or(1.0);
+            let times: Vec<Option<f64>> = setting.times.us.iter().copied().map(Some).collect();
             let drawn = draws.means(&times).unwrap_or_default();
             drawn.into_iter().map(|mean| (whole / mean).ln()).collect()
         });

@@ -208,7 +208,7 @@ fn level_row(level: f64, row: &AtLevel, p_adjusted: &mut impl Iterator<Item = f6
 
 /// The typical query of a setting that both sides measured; its p is corrected later.
 fn typical_query(a: &Sampled, b: &Sampled, contrast: &Contrast, tests: usize) -> Option<TypicalQuery> {
-    let paired = contrast.paired(&a.query_us, &b.query_us, tests)?;
+    let paired = contrast.paired(&a.times, &b.times, tests)?;
     Some(TypicalQuery {
         queries: paired.queries,
         ratio: paired.log_ratio.exp(),

@@ -93,7 +93,7 @@ fn differences(setting: &Sampled) -> impl Iterator<Item = f64> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::sample::Session;
+    use crate::compare::sample::{QueryTimes, Session};
 
     /// A setting measured by one run for each of these speeds.
     fn setting(log_qps: &[f64], variance: f64) -> Sampled {
@@ -103,7 +103,7 @@ mod tests {
             sessions: log_qps.iter().enumerate().map(session).collect(),
             recall: None,
             query_recall: Vec::new(),
-            query_us: Vec::new(),
+            times: QueryTimes::default(),
             passes: 10,
         }
     }

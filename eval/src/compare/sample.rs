@@ -9,10 +9,11 @@
 //! general stationary observations", 1989).
 
 use std::collections::BTreeMap;
+use std::f64::consts::FRAC_PI_2;
 
 use serde_json::Value;
 
-use super::bootstrap::median_variance;
+use super::bootstrap::{median_variance, variance};
 use crate::metrics;
 use crate::record::{PeerPoint, SettingRecord};
 use crate::stats;
@@ -40,10 +41,21 @@ pub struct Sampled {
     pub recall: Option<f64>,
     /// Strict recall of each query, in query order; `None` for a query without a true neighbour. Empty where it is unknown.
     pub query_recall: Vec<Option<f64>>,
-    /// Typical time of each query in microseconds, the median over the passes that kept theirs. Empty in batch mode.
-    pub query_us: Vec<f64>,
+    /// What each query took, as the passes that kept their times show it.
+    pub times: QueryTimes,
     /// Passes that were kept, all runs together.
     pub passes: usize,
+}
+
+/// What single queries typically took.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QueryTimes {
+    /// Microseconds of each query, in query order: the median over passes. Empty in batch mode.
+    pub us: Vec<f64>,
+    /// Variance of the logarithm of the typical query's time. Few passes keep times, so that it is not that of all passes.
+    pub variance: f64,
+    /// Degrees of freedom behind it.
+    pub freedom: f64,
 }
 
 /// The speed of a setting in one run.
@@ -83,7 +95,7 @@ impl Sampled {
             params: first.setting.params.clone(),
             recall: stats::mean(&recalls),
             query_recall: mean_by_query(settings().map(query_recall)),
-            query_us: typical_by_query(&times),
+            times: QueryTimes::of(&times),
             passes: settings().map(|setting| setting.runs.len()).sum(),
             sessions,
         })
@@ -100,7 +112,7 @@ impl Sampled {
             params: first.params.clone(),
             recall: stats::mean(&recalls),
             query_recall: Vec::new(),
-            query_us: Vec::new(),
+            times: QueryTimes::default(),
             passes: records.iter().map(|(_, point)| point.qps.len()).sum(),
             sessions,
         })
@@ -171,16 +183,29 @@ fn mean_by_query(runs: impl Iterator<Item = Vec<Option<f64>>>) -> Vec<Option<f64
         .collect()
 }
 
-/// The median of each query over the passes that kept times; empty where none did, or a time is missing.
-fn typical_by_query(passes: &[&[f32]]) -> Vec<f64> {
-    let passes: Vec<&[f32]> = passes.iter().copied().filter(|pass| !pass.is_empty()).collect();
-    let queries = passes.first().map_or(0, |pass| pass.len());
-    let sound = |us: f32| us.is_finite() && us > 0.0;
-    if passes.iter().any(|pass| pass.len() != queries || !pass.iter().all(|&us| sound(us))) {
-        return Vec::new();
+impl QueryTimes {
+    /// From the times of passes; empty where none kept any, or a time is missing.
+    fn of(passes: &[&[f32]]) -> Self {
+        let passes: Vec<&[f32]> = passes.iter().copied().filter(|pass| !pass.is_empty()).collect();
+        let queries = passes.first().map_or(0, |pass| pass.len());
+        let sound = |us: f32| us.is_finite() && us > 0.0;
+        if passes.iter().any(|pass| pass.len() != queries || !pass.iter().all(|&us| sound(us))) {
+            return Self::default();
+        }
+        let typical =
+            |query: usize| stats::median(&passes.iter().map(|pass| f64::from(pass[query])).collect::<Vec<_>>());
+        let us: Vec<f64> = (0..queries).filter_map(typical).collect();
+        // A slow minute slows all queries of a pass alike: how far each pass lies from the typical times, once.
+        let off = |pass: &&[f32]| {
+            stats::median(
+                &pass.iter().zip(&us).map(|(&us, typical)| (f64::from(us) / typical).ln()).collect::<Vec<_>>(),
+            )
+        };
+        let levels: Vec<f64> = passes.iter().filter_map(off).collect();
+        // Of a median of as many, which varies pi / 2 times as much as their mean.
+        let variance = FRAC_PI_2 * variance(&levels) / levels.len().max(1) as f64;
+        Self { us, variance, freedom: levels.len().saturating_sub(1) as f64 }
     }
-    let typical = |query: usize| stats::median(&passes.iter().map(|pass| f64::from(pass[query])).collect::<Vec<_>>());
-    (0..queries).filter_map(typical).collect()
 }
 
 /// An index in one mode and place: its settings, and how much their speeds vary.
@@ -278,7 +303,7 @@ mod tests {
         let records =
             [(0, Measured { setting: &one, turn_seconds: 0.0 }), (1, Measured { setting: &two, turn_seconds: 0.0 })];
         let sampled = Sampled::of(&records).expect("measured");
-        assert_eq!(sampled.query_us, [150.0, 300.0]);
+        assert_eq!(sampled.times.us, [150.0, 300.0]);
         assert_eq!(sampled.query_recall, [Some(1.0), Some(0.6)]);
         assert!((sampled.recall.expect("known") - 0.8).abs() < 1e-12);
         // Two queries in 2 and 4 ms: the median of ln 1000 and ln 500; in 1 ms ln 2000.
@@ -312,10 +337,10 @@ mod tests {
         let (one, two) = (setting(vec![pass(0.1, vec![1.0])], &[1]), setting(vec![pass(0.1, vec![1.0, 2.0])], &[1, 2]));
         let records = [&one, &two].map(|setting| (0, Measured { setting, turn_seconds: 0.0 }));
         let sampled = Sampled::of(&records).expect("measured");
-        assert!(sampled.query_us.is_empty() && sampled.query_recall.is_empty());
+        assert!(sampled.times.us.is_empty() && sampled.query_recall.is_empty());
         let torn = setting(vec![pass(0.1, vec![1.0, 0.0])], &[1, 1]);
         assert!(
-            Sampled::of(&[(0, Measured { setting: &torn, turn_seconds: 0.0 })]).expect("timed").query_us.is_empty()
+            Sampled::of(&[(0, Measured { setting: &torn, turn_seconds: 0.0 })]).expect("timed").times.us.is_empty()
         );
     }
 }

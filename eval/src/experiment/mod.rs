@@ -29,13 +29,10 @@ use reader::{Field, Table, syntax};
 /// A commented file to begin with.
 pub const STARTER: &str = include_str!("starter.toml");
 
-/// A data set that travels inside the program.
-pub const DEMO: &str = "demo";
-
 /// An experiment, as far as the file alone can tell that it makes sense.
 #[derive(Debug)]
 pub struct Experiment {
-    /// Data sets, each a file, a name, or [`DEMO`].
+    /// Data sets, each a file or a name, as [`kiln_datasets::Dataset::open`] takes them.
     pub datasets: Vec<Located<String>>,
     /// What is measured on each of them.
     pub engines: Vec<EngineSpec>,

@@ -130,8 +130,9 @@ pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
     let wanted = plain(name);
     let nearest = known.iter().map(|&candidate| (distance(&wanted, &plain(candidate)), candidate)).min()?;
-    // A third of the letters may be wrong; of short names one.
-    (nearest.0 <= (wanted.chars().count() / 3).max(1)).then_some(nearest.1)
+    // A third of the letters may be wrong; of short names one; but not all of them.
+    let letters = wanted.chars().count().max(nearest.1.chars().count());
+    (nearest.0 <= (letters / 3).max(1) && nearest.0 < letters).then_some(nearest.1)
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that make one word of the other (optimal string alignment).

@@ -21,7 +21,7 @@ fn short(more: &str) -> String {
 #[test]
 fn the_starter_says_what_it_shows() {
     let experiment = parsed(STARTER);
-    assert_eq!(experiment.datasets[0].value, DEMO);
+    assert_eq!(experiment.datasets[0].value, kiln_datasets::Dataset::DEMO);
     assert_eq!((experiment.k.value, experiment.seed, experiment.prune, experiment.quick), (10, 42, true, false));
     assert_eq!(experiment.held_out, Some(HeldOut { fraction: 0.2, seed: 42 }));
     assert_eq!(experiment.modes, [Mode::Latency1, Mode::Throughput { threads: 2 }]);

@@ -24,7 +24,7 @@ const STATED_SLACK: f64 = 0.1;
     after_help = "Examples:\n  kiln datasets info sift-128-euclidean.hdf5\n  kiln datasets info laion-clip-512-normalized.hdf5 --difficulty"
 )]
 pub struct Args {
-    /// A file, or the name of a fetched set
+    /// A file, demo, or the name of a fetched set
     dataset: String,
     /// How rows are compared, where the data set does not say
     #[arg(long, value_enum)]

@@ -21,7 +21,7 @@ with the same file to the byte. The checkpoint is removed once the file is writt
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The base rows: a file, or the name of a fetched set
+    /// The base rows: a file, demo, or the name of a fetched set
     dataset: String,
     /// The queries [default: the data set's own]
     #[arg(long, value_name = "FILE")]
