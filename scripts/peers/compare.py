@@ -183,7 +183,7 @@ def chosen(only):
     """Rows named by `only`: rows or libraries, separated by commas. All that are measured by default if it is None."""
     catalogue = engines.catalogue()
     if only is None:
-        return [row for row, entry in catalogue.items() if entry.engine.by_default]
+        return [row for row, entry in catalogue.items() if entry.by_default]
     rows = []
     for name in only.split(","):
         found = [row for row, entry in catalogue.items() if name in (row, entry.library)]

@@ -26,10 +26,15 @@ class Engine:
     """A library. Whatever its methods raise costs the build or the setting at hand and is told with its words."""
 
     dtypes = ("float32",)  # the element types that it takes; the data set's own is given where it is among them
+    mode = None  # "latency", "throughput" or "batch": what is searched next, known when `use` is called
 
     def version(self):
         """The library's version."""
         return "unknown"
+
+    def prepare(self, rows, metric):
+        """Rows, or queries, as the library wants them, which are what it then gets. Nothing of it is timed."""
+        return rows
 
     def build(self, base, metric, params, threads, folder):
         """Builds the index of `base` (n, dim), mapped read-only, on `threads` threads; `metric` is "l2", "ip" or "cosine".
@@ -37,6 +42,10 @@ class Engine:
         `folder` is empty and the engine's own. Returns the bytes of the index as the library saves it, or None.
         """
         raise NotImplementedError
+
+    def index_bytes(self, folder):
+        """The bytes of the index that was built, asked after the clock has stopped where `build` did not say."""
+        return None
 
     def use(self, params, k, threads):
         """Prepares to search for `k` neighbours with `params` on `threads` threads."""
@@ -81,9 +90,13 @@ def _build(engine, say, base, metric, params, threads, folder):
 
     rows = np.load(base, mmap_mode="r")
     rows.max(initial=0)  # has every page in memory, so that reading the file is not timed
+    engine.metric = metric
+    rows = engine.prepare(rows, metric)
     started = time.perf_counter()
     index_bytes = engine.build(rows, metric, params, threads, folder)
     seconds = time.perf_counter() - started
+    if index_bytes is None:
+        index_bytes = engine.index_bytes(folder)
     say("built", seconds=max(seconds, 1e-9), index_bytes=index_bytes)
 
 
@@ -91,7 +104,8 @@ def _search(engine, say, queries, k, mode, threads, params, warm_up, passes, sec
     import numpy as np
 
     rows = np.load(queries, mmap_mode="r")
-    rows = np.array(rows)  # a private copy: a page fault is not the library's time
+    rows = engine.prepare(np.array(rows), engine.metric)  # a private copy: a page fault is not the library's time
+    engine.mode = mode
     engine.use(params, k, threads)
     one_pass = {"latency": _one_by_one, "throughput": _threads, "batch": _batch}[mode]
     until = time.perf_counter() + warm_up
@@ -179,8 +193,13 @@ def selftest():
     import tempfile
 
     class Plain(Engine):
+        def prepare(self, rows, metric):
+            return rows * 2
+
         def build(self, base, metric, params, threads, folder):
             self.base = np.asarray(base)
+
+        def index_bytes(self, folder):
             return 12
 
         def use(self, params, k, threads):

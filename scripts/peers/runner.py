@@ -38,6 +38,8 @@ def job_of(options, engine):
     suffix = ".npy" if own else ".f32.npy"
     base, queries = (np.load(options.vectors / (name + suffix), mmap_mode="r") for name in ("base", "queries"))
     queries = queries[: options.queries]
+    if engine.writes_to_rows:
+        base, queries = np.array(base), np.array(queries)
     base.max()  # reads all of it, so that the memory taken while building is not the vectors
     return engines.Job(str(options.dataset), base, queries, facts["metric"], options.threads, str(options.work))
 
@@ -66,6 +68,7 @@ def processor_seconds():
 def build(engine, job):
     if engine.reopen(job):
         return {"wall_seconds": 0.0, "cpu_seconds": 0.0, "reopened": True, "index_bytes": engine.index_bytes(None)}
+    engine.warm_up()
     reset_peak()
     before = memory("VmRSS")
     cpu_started, started = processor_seconds(), time.perf_counter()

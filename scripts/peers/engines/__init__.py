@@ -2,16 +2,18 @@
 
 A file defines one class, `Engine`, and is enrolled by being here. It is called as its environment is, which is made
 from requirements/LIB.txt. The library is imported inside the methods: the driver reads all rows without having any.
+compare.py measures them through runner.py, ten neighbours on one thread; `kiln bench --config` through row.py, as asked.
 """
 
 import importlib
 import importlib.metadata
+import itertools
 import os
 import pkgutil
 import time
 from typing import NamedTuple
 
-K = 10  # neighbours wanted
+K = 10  # neighbours wanted, where nothing else is asked
 PASSES = 3  # timed passes over the whole query set, at least, after one to warm up
 MORE_PASSES, MORE_SECONDS = 50, 0.3  # a small set is over in milliseconds: passes go on to either of these
 LATENCY_QUERIES = 1000  # at most, asked one a call
@@ -48,15 +50,28 @@ class Entry(NamedTuple):
     library: str  # the file it comes from
     environment: str  # what it runs in
     engine: type
+    by_default: bool  # whether compare.py measures it unless rows are named
 
 
 class Engine:
     environment = None  # the requirements it is installed from; None: the file's own name
     distribution = None  # its name on PyPI
-    by_default = True  # measured unless rows are named
+    by_default = True  # compare.py measures it unless rows are named
+    only_named = ()  # rows of an engine that is measured by default, which are not
     processors = 1  # that it may search on
     dtypes = ("float32",)  # the element types that it indexes; the data set's own is preferred, float32 otherwise
     rows = {}  # name of a row of the table -> parameters
+    grid = {}  # search parameters -> values, in ascending order of effort; the first is what effort depends on most
+
+    # What row.py tells of it to `kiln bench --config`.
+    peer = True  # whether row.py can be asked for it: it is a Python library, which is timed by Python's clock
+    residency = "memory"  # where the index lies while it is searched, or "ssd"
+    optional = ()  # build and search parameters that may be given beside those of the row and of the grid
+    writes_to_rows = False  # whether it refuses rows that it may not write to, though it does not write
+    overlaps = True  # whether searches on several threads at once give the answers that they give one by one
+    batches = True  # whether one call can search on several threads
+    build_timeout = "2h"
+    search_timeout = "10min"
 
     def __init__(self, params):
         self.params = dict(params)
@@ -76,21 +91,24 @@ class Engine:
         """The size of the index as the library saves it, into `folder`."""
         raise NotImplementedError
 
+    def warm_up(self):
+        """What a library does once in its life, such as compiling itself: before the clock of a build starts."""
+
     def settings(self):
         """The search settings to measure, each a dictionary, in ascending order of effort."""
-        raise NotImplementedError
+        return [dict(zip(self.grid, values)) for values in itertools.product(*self.grid.values())]
 
-    def use(self, setting):
-        """Prepares to search with `setting`, on one thread."""
-        self.setting = setting
+    def use(self, setting, k=K, threads=1):
+        """Prepares to search for `k` neighbours with `setting`, on `threads` threads a call."""
+        self.setting, self.k, self.threads = setting, k, threads
 
     def search(self, queries):
-        """The ids of the K nearest of every query, in one call."""
+        """The ids of the k nearest of every query, in one call."""
         raise NotImplementedError
 
     def search_one(self, query):
-        """The same of one query, (dim,), for its latency."""
-        return self.search(query[None])
+        """The same of one query, (dim,), for its latency: (k,)."""
+        return self.search(query[None])[0]
 
     def timed_search(self, queries):
         """(ids, seconds, processor seconds) of `search`. An engine whose library runs elsewhere has its own clock."""
@@ -131,7 +149,8 @@ def catalogue():
         for name in engine.rows:
             if name in entries:
                 raise ValueError(f"two engines have a row {name}")
-            entries[name] = Entry(module.name, engine.environment or module.name, engine)
+            by_default = engine.by_default and name not in engine.only_named
+            entries[name] = Entry(module.name, engine.environment or module.name, engine, by_default)
     return entries
 
 
@@ -154,6 +173,8 @@ def selftest():
             return [float(query) for query in queries]
 
     class Plain(Engine):
+        grid = {"ef": (1, 2), "more": (3, 4)}
+
         def search(self, queries):
             return list(queries)
 
@@ -167,3 +188,4 @@ def selftest():
     assert told.latency_us == {"p50": 101.0, "p99": 199.0} and clocked.passes == 4, (told, clocked.passes)
     told = Plain({}).measure(job, {}, with_latency=False)
     assert told.ids == job.queries and len(told.seconds) == MORE_PASSES and told.latency_us is None, told
+    assert Plain({}).settings()[1] == {"ef": 1, "more": 4} and Engine({}).settings() == [{}]

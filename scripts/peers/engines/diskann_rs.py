@@ -19,7 +19,9 @@ MANIFEST = Path(__file__).resolve().parents[1] / "diskann_rs" / "Cargo.toml"
 
 class Engine(Base):
     dtypes = ("uint8", "int8", "float32")
+    peer = False  # its program keeps time itself
     rows = {"diskann-rs": {"max_degree": 64, "search_list": 100, "alpha": 1.2}}
+    grid = {"search_list": SEARCH_LISTS}
 
     def version(self):
         import tomllib
@@ -36,11 +38,8 @@ class Engine(Base):
     def index_bytes(self, folder):
         return self.saved_bytes
 
-    def settings(self):
-        return [{"search_list": size} for size in SEARCH_LISTS]
-
-    def use(self, setting):
-        super().use(setting)
+    def use(self, setting, *asked):
+        super().use(setting, *asked)
         self.program.follow()
 
     def timed_search(self, queries):

@@ -8,7 +8,7 @@ import os
 import struct
 from pathlib import Path
 
-from . import K, Engine as Base, size_of
+from . import Engine as Base, size_of
 from .diskannpy import SEARCH_LISTS
 
 GIB = 1 << 30
@@ -23,8 +23,11 @@ class Engine(Base):
     distribution = "diskannpy"
     by_default = False  # it builds for minutes, and searches another kind of memory than the others do
     processors = 2
+    residency = "ssd"
+    optional = ("memory_bytes",)
     dtypes = ("uint8", "int8", "float32")
     rows = {"diskannpy-ssd": {"graph_degree": 64, "complexity": 100, "code_bytes": 32, "beam_width": 4}}
+    grid = {"complexity": SEARCH_LISTS}
 
     def build(self, job):
         import diskannpy
@@ -66,9 +69,6 @@ class Engine(Base):
     def index_bytes(self, folder):
         return sum(size_of(os.path.join(self.folder, name)) for name in FILES[:4])
 
-    def settings(self):
-        return [{"complexity": complexity} for complexity in SEARCH_LISTS]
-
     def cached_nodes(self):
         """How many nodes fit into the memory beside the codes."""
         if self.memory is None:
@@ -85,26 +85,28 @@ class Engine(Base):
         node = dim * self.itemsize + 4 * (self.params["graph_degree"] + 1)
         return self.code_bytes() + self.cached_nodes() * node
 
-    def use(self, setting):
+    def use(self, setting, *asked):
         import diskannpy
 
         memory = setting.get("memory_bytes")
         if self.index is None or memory != self.memory:
             self.index, self.memory = None, memory
             nodes = self.cached_nodes()
-            # Opened with two threads: with one the library has been seen to hang.
-            mechanism = SAMPLE_CACHE if nodes else NO_CACHE
-            self.index = diskannpy.StaticDiskIndex(self.folder, 2, nodes, cache_mechanism=mechanism)
-        super().use(setting)
+            # Opened with two threads or more: with one the library has been seen to hang.
+            mechanism, threads = SAMPLE_CACHE if nodes else NO_CACHE, max(2, os.cpu_count() or 2)
+            self.index = diskannpy.StaticDiskIndex(self.folder, threads, nodes, cache_mechanism=mechanism)
+        super().use(setting, *asked)
 
     def search(self, queries):
-        complexity, threads = self.setting["complexity"], self.setting.get("threads", 1)
-        beam = self.params["beam_width"]
-        return self.index.batch_search(queries, K, complexity, num_threads=threads, beam_width=beam).identifiers
+        return self.answers(queries, self.setting.get("threads", self.threads))
 
     def search_one(self, query):
-        beam = self.params["beam_width"]
-        return self.index.search(query, K, self.setting["complexity"], beam_width=beam).identifiers
+        return self.answers(query[None], 1)[0]
+
+    def answers(self, queries, threads):
+        # Of one query, too: the library's `search` of one repeats the nearest k times.
+        complexity, beam = max(self.setting["complexity"], self.k), self.params["beam_width"]
+        return self.index.batch_search(queries, self.k, complexity, num_threads=threads, beam_width=beam).identifiers
 
     def timed_search(self, queries):
         before = kernel_read_bytes()

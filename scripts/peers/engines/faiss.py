@@ -1,9 +1,15 @@
-"""Faiss: inverted lists with 4-bit fast-scan codes and exact re-ranking, and HNSW."""
+"""Faiss: all rows one by one, inverted lists of several codes, and HNSW.
+
+The row's `factory` is Faiss's own description of an index, in which {nlist}, {m} and {dim} stand for what follows from the
+rows.
+"""
 
 import math
 import os
 
-from . import K, Engine as Base, size_of
+from . import Engine as Base, size_of
+
+PROBES = (2, 4, 8, 16, 32, 64, 128)
 
 
 def lists(rows):
@@ -13,29 +19,47 @@ def lists(rows):
 
 def sub_spaces(dim):
     """The largest divisor of `dim` up to dim / 2 and 96: 64 of 128, 96 of 384."""
-    return max(m for m in range(1, min(dim // 2, 96) + 1) if dim % m == 0)
+    return max(m for m in range(1, max(min(dim // 2, 96), 1) + 1) if dim % m == 0)
 
 
 class Engine(Base):
     distribution = "faiss-cpu"
+    only_named = ("faiss-flat", "faiss-ivf-pq", "faiss-ivf-rabitq")
     rows = {
-        "faiss-ivf": {"kind": "ivf"},
-        "faiss-hnsw": {"kind": "hnsw", "m": 16, "ef_construction": 200},
+        "faiss-flat": {"factory": "Flat"},
+        # 8-bit codes alone, without polysemous training ("np"), which takes minutes and which nothing here uses.
+        "faiss-ivf-pq": {"factory": "IVF{nlist},PQ{m}np"},
+        "faiss-ivf": {"factory": "IVF{nlist},PQ{m}x4fs,RFlat"},
+        # 1-bit codes of rotated rows.
+        "faiss-ivf-rabitq": {"factory": "RR{dim},IVF{nlist},RaBitQfs,RFlat"},
+        "faiss-hnsw": {"factory": "HNSW{m},Flat", "m": 16, "ef_construction": 200},
     }
 
+    def __init__(self, params):
+        super().__init__(params)
+        factory = self.params["factory"]
+        if "HNSW" in factory:
+            self.grid = {"ef": (10, 15, 20, 30, 40, 60, 80, 120, 200, 300)}
+        elif "IVF" in factory:
+            self.grid = {"nprobe": PROBES}
+            if "RFlat" in factory:
+                self.grid["k_factor"] = (4, 10, 25)
+
     def build(self, job):
+        # What threads that are started for single queries find; those of a call are set when it is prepared.
+        os.environ["OMP_NUM_THREADS"] = "1"
         import faiss
 
         self.faiss = faiss
         faiss.omp_set_num_threads(job.threads)
         rows, dim = job.base.shape
-        if self.params["kind"] == "ivf":
-            self.params["factory"] = f"IVF{lists(rows)},PQ{sub_spaces(dim)}x4fs,RFlat"
-            self.index = faiss.index_factory(dim, self.params["factory"])
-            self.index.train(job.base)
-        else:
-            self.index = faiss.IndexHNSWFlat(dim, self.params["m"])
+        sizes = {"nlist": lists(rows), "dim": dim, "m": sub_spaces(dim)}
+        self.params["factory"] = self.params["factory"].format(**(sizes | self.params))
+        self.index = faiss.index_factory(dim, self.params["factory"])
+        if "ef_construction" in self.params:
             self.index.hnsw.efConstruction = self.params["ef_construction"]
+        if not self.index.is_trained:
+            self.index.train(job.base)
         self.index.add(job.base)
 
     def index_bytes(self, folder):
@@ -43,22 +67,25 @@ class Engine(Base):
         self.faiss.write_index(self.index, path)
         return size_of(path)
 
-    def settings(self):
-        if self.params["kind"] == "hnsw":
-            return [{"ef": ef} for ef in (10, 15, 20, 30, 40, 60, 80, 120, 200, 300)]
-        probes = (2, 4, 8, 16, 32, 64, 128)
-        return [{"nprobe": nprobe, "k_factor": factor} for nprobe in probes for factor in (4, 10, 25)]
+    def use(self, setting, *asked):
+        super().use(setting, *asked)
+        self.faiss.omp_set_num_threads(self.threads)
+        self.search_params = self.parameters(self.index)
 
-    def use(self, setting):
+    def parameters(self, index):
+        """The setting as Faiss takes it: nested as the index is."""
         faiss = self.faiss
-        faiss.omp_set_num_threads(1)
-        if self.params["kind"] == "hnsw":
-            self.search_params = faiss.SearchParametersHNSW(efSearch=setting["ef"])
-        else:
-            lists_params = faiss.SearchParametersIVF(nprobe=setting["nprobe"])
-            self.search_params = faiss.IndexRefineSearchParameters(
-                k_factor=setting["k_factor"], base_index_params=lists_params
-            )
+        index = faiss.downcast_index(index)
+        if isinstance(index, faiss.IndexRefine):
+            below = self.parameters(index.base_index)
+            return faiss.IndexRefineSearchParameters(k_factor=self.setting["k_factor"], base_index_params=below)
+        if isinstance(index, faiss.IndexPreTransform):
+            return faiss.SearchParametersPreTransform(index_params=self.parameters(index.index))
+        if isinstance(index, faiss.IndexHNSW):
+            return faiss.SearchParametersHNSW(efSearch=self.setting["ef"])
+        if isinstance(index, faiss.IndexIVF):
+            return faiss.SearchParametersIVF(nprobe=self.setting["nprobe"])
+        return None
 
     def search(self, queries):
-        return self.index.search(queries, K, params=self.search_params)[1]
+        return self.index.search(queries, self.k, params=self.search_params)[1]

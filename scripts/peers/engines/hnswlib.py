@@ -2,12 +2,13 @@
 
 import os
 
-from . import K, Engine as Base, size_of
+from . import Engine as Base, size_of
 
 
 class Engine(Base):
     distribution = "hnswlib"
     rows = {"hnswlib": {"m": 16, "ef_construction": 200}}
+    grid = {"ef": (10, 15, 20, 30, 40, 60, 80, 120, 200, 300)}
 
     def build(self, job):
         import hnswlib
@@ -22,11 +23,9 @@ class Engine(Base):
         self.index.save_index(path)
         return size_of(path)
 
-    def settings(self):
-        return [{"ef": ef} for ef in (10, 15, 20, 30, 40, 60, 80, 120, 200, 300)]
-
-    def use(self, setting):
+    def use(self, setting, *asked):
+        super().use(setting, *asked)
         self.index.set_ef(setting["ef"])
 
     def search(self, queries):
-        return self.index.knn_query(queries, K, num_threads=1)[0]
+        return self.index.knn_query(queries, self.k, num_threads=self.threads)[0]

@@ -23,6 +23,7 @@ PROBES, RERANKS = (8, 16, 32, 64, 128), (50, 150)
 
 class Engine(Base):
     environment = "driver"
+    peer = False  # `kiln peer` is
     rows = {
         "kiln-inline-r32": {"build": (*INLINE, "--max-degree", "32")},
         "kiln-inline-r64": {"build": (*INLINE, "--max-degree", "64")},

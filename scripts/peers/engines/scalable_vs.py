@@ -2,12 +2,13 @@
 
 import os
 
-from . import K, Engine as Base, size_of
+from . import Engine as Base, size_of
 
 
 class Engine(Base):
     distribution = "scalable-vs"
     rows = {"svs": {"graph_max_degree": 64, "window_size": 128, "alpha": 1.2}}
+    grid = {"window": (10, 15, 20, 30, 40, 60, 80, 120, 200)}
 
     def build(self, job):
         import svs
@@ -19,12 +20,10 @@ class Engine(Base):
         self.index.save(*(os.path.join(folder, name) for name in ("config", "graph", "data")))
         return size_of(folder)
 
-    def settings(self):
-        return [{"window": window} for window in (10, 15, 20, 30, 40, 60, 80, 120, 200)]
-
-    def use(self, setting):
-        self.index.num_threads = 1
+    def use(self, setting, *asked):
+        super().use(setting, *asked)
+        self.index.num_threads = self.threads
         self.index.search_window_size = setting["window"]
 
     def search(self, queries):
-        return self.index.search(queries, K)[0]
+        return self.index.search(queries, self.k)[0]

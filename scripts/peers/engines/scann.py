@@ -8,6 +8,7 @@ from . import K, Engine as Base, size_of
 class Engine(Base):
     distribution = "scann"
     rows = {"scann": {"dimensions_per_block": 2}}
+    grid = {"leaves": (3, 6, 10, 16, 25, 40, 60, 90, 150, 250), "reorder": (40, 100, 250)}
 
     def build(self, job):
         import scann
@@ -32,12 +33,16 @@ class Engine(Base):
         return size_of(folder)
 
     def settings(self):
-        most = self.params["num_leaves"]
-        leaves = [leaves for leaves in (3, 6, 10, 16, 25, 40, 60, 90, 150, 250) if leaves <= most]
-        return [{"leaves": count, "reorder": reorder} for count in leaves for reorder in (40, 100, 250)]
+        return [setting for setting in super().settings() if setting["leaves"] <= self.params["num_leaves"]]
+
+    def use(self, setting, *asked):
+        super().use(setting, *asked)
+        self.index.set_num_threads(self.threads)
 
     def search(self, queries):
-        return self.index.search_batched(queries, K, self.setting["reorder"], self.setting["leaves"])[0]
+        several = self.threads > 1
+        search = self.index.search_batched_parallel if several else self.index.search_batched
+        return search(queries, self.k, self.setting["reorder"], self.setting["leaves"])[0]
 
     def search_one(self, query):
-        return self.index.search(query, K, self.setting["reorder"], self.setting["leaves"])[0]
+        return self.index.search(query, self.k, self.setting["reorder"], self.setting["leaves"])[0]

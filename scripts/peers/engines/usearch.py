@@ -2,12 +2,13 @@
 
 import os
 
-from . import K, Engine as Base, size_of
+from . import Engine as Base, size_of
 
 
 class Engine(Base):
     distribution = "usearch"
     rows = {"usearch": {"connectivity": 16, "expansion_add": 200}}
+    grid = {"expansion": (10, 15, 20, 30, 40, 60, 80, 120, 200, 300)}
 
     def build(self, job):
         import numpy as np
@@ -23,11 +24,12 @@ class Engine(Base):
         self.index.save(path)
         return size_of(path)
 
-    def settings(self):
-        return [{"expansion": expansion} for expansion in (10, 15, 20, 30, 40, 60, 80, 120, 200, 300)]
-
-    def use(self, setting):
+    def use(self, setting, *asked):
+        super().use(setting, *asked)
         self.index.expansion_search = setting["expansion"]
 
     def search(self, queries):
-        return self.index.search(queries, K, threads=1).keys
+        return self.index.search(queries, self.k, threads=self.threads).keys
+
+    def search_one(self, query):
+        return self.index.search(query, self.k, threads=1).keys
