@@ -36,13 +36,15 @@ impl Careful {
     }
 }
 
+/// An operand that does not fit is an error that says what would.
+fn refused<T>(operation: &'static str, expected: String, got: usize) -> Result<T, BackendError> {
+    Err(BackendError::Shape { operation, expected, got: got.to_string() })
+}
+
 /// What two operands that are compared must have in common.
 fn same_dim(operation: &'static str, queries: &CarefulRows, base: &CarefulRows) -> Result<(), BackendError> {
     let (got, expected) = (queries.coordinates.ncols(), base.coordinates.ncols());
-    if got == expected {
-        return Ok(());
-    }
-    Err(BackendError::Shape { operation, expected: format!("rows of {expected} coordinates"), got: got.to_string() })
+    if got == expected { Ok(()) } else { refused(operation, format!("rows of {expected} coordinates"), got) }
 }
 
 /// Distance by which a base row is ordered; smaller is nearer under every metric.
@@ -88,10 +90,12 @@ impl Backend for Careful {
         lists: &Lists<u32>,
     ) -> Result<Vec<f32>, BackendError> {
         same_dim("gather distances", queries, base)?;
-        let n = base.coordinates.nrows();
-        if let Some(id) = lists.items.iter().find(|&&id| id as usize >= n) {
-            let expected = format!("row numbers below {n}");
-            return Err(BackendError::Shape { operation: "gather distances", expected, got: id.to_string() });
+        let (asked, n) = (queries.coordinates.nrows(), base.coordinates.nrows());
+        if lists.len() != asked {
+            return refused("gather distances", format!("one list for each query, {asked}"), lists.len());
+        }
+        if let Some(&id) = lists.items.iter().find(|&&id| id as usize >= n) {
+            return refused("gather distances", format!("row numbers below {n}"), id as usize);
         }
         let of_query = |(query, ids): (ArrayView1<'_, f32>, &[u32])| -> Vec<f32> {
             ids.iter().map(|&id| distance(base, query, id as usize)).collect()
