@@ -76,7 +76,6 @@ impl Scale {
             }
         }
     }
-
 }
 
 impl Unit {

@@ -32,12 +32,7 @@ impl ChartJson {
             });
             json!({ "name": name, "dash": series_dash(i), "marker": corners })
         });
-        ChartJson {
-            series: looks.collect(),
-            charts: serde_json::Map::new(),
-            tips: BTreeMap::new(),
-            said: Vec::new(),
-        }
+        ChartJson { series: looks.collect(), charts: serde_json::Map::new(), tips: BTreeMap::new(), said: Vec::new() }
     }
 
     /// Adds a figure; `frames` are those of its panels, for each choice of axes.
@@ -55,8 +50,7 @@ impl ChartJson {
 
     /// The document, safe inside a `<script>` element: no text in it can end the element.
     pub fn text(self) -> Result<String, ReportError> {
-        let document =
-            json!({ "radius": MARKER, "series": self.series, "tips": self.said, "charts": self.charts });
+        let document = json!({ "radius": MARKER, "series": self.series, "tips": self.said, "charts": self.charts });
         Ok(serde_json::to_string(&document)?.replace('<', "\\u003c"))
     }
 

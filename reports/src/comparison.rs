@@ -246,11 +246,8 @@ fn lists(comparison: &Comparison, rules: &[RuleOutcome]) -> Vec<(&'static str, V
         };
         format!("{} {word}{reasons}", rule.rule)
     });
-    let all = [
-        ("Not comparable", apart.collect::<Vec<_>>()),
-        ("To know", to_know(comparison)),
-        ("Rules", rules.collect()),
-    ];
+    let all =
+        [("Not comparable", apart.collect::<Vec<_>>()), ("To know", to_know(comparison)), ("Rules", rules.collect())];
     all.into_iter().filter(|(_, lines)| !lines.is_empty()).collect()
 }
 

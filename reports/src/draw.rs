@@ -43,9 +43,8 @@ pub fn page_svg(plot: &Plot, label: &str) -> Result<(String, Vec<Frame>), DrawEr
         draw_panels(&root, plot, &mut targets)?
     };
     let (width, height, label) = (plot.width, plot.height, escape(label));
-    let svg = format!(
-        "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\">\n{shapes}{targets}</svg>"
-    );
+    let svg =
+        format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\">\n{shapes}{targets}</svg>");
     Ok((svg, frames))
 }
 

@@ -110,7 +110,10 @@ pub fn page(model: &Model, sections: &[Section], pictures: Option<&str>) -> Resu
 /// For each mode that has any: its name, and which of its differences are told.
 fn told_tables(model: &Model) -> Vec<Value> {
     let tables = model.modes.iter().map(|mode| (mode.mode.name(), told::table(model, mode)));
-    tables.filter(|(_, table)| !table.rows.is_empty()).map(|(mode, table)| context! { mode, table => Serde(table) }).collect()
+    tables
+        .filter(|(_, table)| !table.rows.is_empty())
+        .map(|(mode, table)| context! { mode, table => Serde(table) })
+        .collect()
 }
 
 /// The one inline script may run; nothing else, and nothing is fetched, whatever the records hold.
@@ -142,9 +145,8 @@ fn figure(figure: &Figure, pictures: Option<&str>, charts: &mut ChartJson) -> Re
             LegendItem::Swatch { name, .. } | LegendItem::Guide { name, .. } => context! { swatch, name },
         });
     }
-    let files: Vec<String> = pictures.map_or_else(Vec::new, |at| {
-        ["png", "svg"].map(|kind| format!("{at}{}.{kind}", figure.id)).into()
-    });
+    let files: Vec<String> =
+        pictures.map_or_else(Vec::new, |at| ["png", "svg"].map(|kind| format!("{at}{}.{kind}", figure.id)).into());
     Ok(context! {
         id => figure.id.as_str(),
         title => figure.title.as_str(),

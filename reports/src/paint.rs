@@ -14,9 +14,8 @@ const SERIES_LIGHT: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cb76a5", "#c
 const SERIES_DARK: [&str; 7] = ["#3d9fe0", "#e8722a", "#17b58a", "#d98fb8", "#e69f00", "#7cc8f2", "#e9e7e4"];
 /// Colours of build stages: the same set in an order that keeps neighbours apart, and some of Paul Tol's; all neither too
 /// light for white paper nor too dark for black, and light enough to carry black text.
-const STAGES: [&str; 10] = [
-    "#1d99e0", "#c18600", "#007fc6", "#009e73", "#cb76a5", "#d55e00", "#9e940d", "#d04289", "#40a090", "#b0805c",
-];
+const STAGES: [&str; 10] =
+    ["#1d99e0", "#c18600", "#007fc6", "#009e73", "#cb76a5", "#d55e00", "#9e940d", "#d04289", "#40a090", "#b0805c"];
 
 /// What a shape stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,7 @@ use super::*;
 
 #[test]
 fn a_paint_survives_its_disguise() {
-    let roles =
-        [Role::Ink, Role::Muted, Role::Grid, Role::Paper, Role::Black, Role::Series(11), Role::Stage(3)];
+    let roles = [Role::Ink, Role::Muted, Role::Grid, Role::Paper, Role::Black, Role::Series(11), Role::Stage(3)];
     for (i, role) in roles.into_iter().enumerate() {
         let paint = Paint { role, dash: series_dash(i) };
         let RGBColor(r, g, b) = paint.disguise();

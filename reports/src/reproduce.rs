@@ -18,7 +18,11 @@ pub fn copy_of(data: &RunData, build: &BuildRecord, setting: &SettingRecord) -> 
     command(data, build, setting).unwrap_or_else(|| {
         let built = format::params(&build.params);
         let searched = format::params(&setting.params);
-        [build.index.as_str(), &built, &searched].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+        [build.index.as_str(), &built, &searched]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
     })
 }
 

@@ -65,9 +65,8 @@ fn level_table(model: &Model, mode: &ModeView) -> LevelTable {
     let mut curves: Vec<&Curve> = mode.curves.iter().filter(|c| !c.frontier.is_empty()).collect();
     let speed = |c: &Curve| c.qps_at(rank_at).map_or(0.0, |qps| qps.median);
     let foreign = |c: &Curve| model.series[c.series].foreign;
-    curves.sort_by(|a, b| {
-        foreign(a).cmp(&foreign(b)).then(speed(b).total_cmp(&speed(a))).then(a.series.cmp(&b.series))
-    });
+    curves
+        .sort_by(|a, b| foreign(a).cmp(&foreign(b)).then(speed(b).total_cmp(&speed(a))).then(a.series.cmp(&b.series)));
     let rows = curves.into_iter().map(|curve| {
         let owner = &model.series[curve.series];
         let qps = LEVELS.iter().map(|&level| {

@@ -4,7 +4,7 @@
 //! fastest, and ranks that only a told difference parts. The tests are those of `kiln compare`: at equal recall, with the
 //! variance of passes and of queries, corrected by Holm's procedure, and never below the noise floor.
 
-use kiln_eval::compare::{Contrast, Noise, Series, Versus, holm, turn_seconds};
+use kiln_eval::compare::{Contrast, Field, Noise, Series, holm, turn_seconds};
 use kiln_eval::stats::{AtRecall, Interval};
 
 use crate::format;
@@ -30,34 +30,37 @@ pub struct Ranked<'m, 'a> {
     pub rank: Option<usize>,
 }
 
-/// The indexes of a mode that were measured here and reach a level, the fastest first; `all_ranks` also asks which of the
-/// slower ones differ among themselves.
-pub fn ranked<'m, 'a>(
-    model: &Model<'a>,
-    curves: &[&'m Curve<'a>],
-    level: f64,
-    all_ranks: bool,
-) -> Vec<Ranked<'m, 'a>> {
+/// The settings of some curves, as tests take them.
+fn tested(model: &Model, curves: &[&Curve]) -> Vec<Series> {
     let turn = turn_seconds(model.data.header.quick);
-    let mut found: Vec<Ranked> = (curves.iter())
-        .filter_map(|&curve| {
+    curves.iter().map(|curve| Series::of_run(curve.points.iter().map(|point| point.setting), turn)).collect()
+}
+
+/// Those of `curves` that reach a level, the fastest first, each held against the fastest.
+pub fn against_fastest<'m, 'a>(model: &Model<'a>, curves: &[&'m Curve<'a>], level: f64) -> Vec<Ranked<'m, 'a>> {
+    let reached: Vec<&Curve> = curves.iter().copied().filter(|curve| curve.qps_at(level).is_some()).collect();
+    ranked(&reached, &Field::new(&tested(model, &reached), Noise::unknown()), level, false)
+}
+
+/// The same; `all_ranks` also asks which of the slower ones differ among themselves. `field` holds the curves in their order.
+fn ranked<'m, 'a>(curves: &[&'m Curve<'a>], field: &Field, level: f64, all_ranks: bool) -> Vec<Ranked<'m, 'a>> {
+    let mut order: Vec<(usize, Interval)> =
+        (curves.iter().enumerate()).filter_map(|(i, curve)| Some((i, curve.qps_at(level)?))).collect();
+    order.sort_by(|a, b| b.1.median.total_cmp(&a.1.median));
+    let mut found: Vec<Ranked> = (order.iter())
+        .map(|&(i, qps)| {
+            let curve = curves[i];
             let bound = matches!(curve.at(level, |p| Some(p.qps.median)), Some(AtRecall::Bound(_)));
-            let qps = curve.qps_at(level)?;
-            Some(Ranked { curve, qps, bound, contrast: None, p_adjusted: 1.0, told: false, rank: None })
+            Ranked { curve, qps, bound, contrast: None, p_adjusted: 1.0, told: false, rank: None }
         })
-        .collect();
-    found.sort_by(|a, b| b.qps.median.total_cmp(&a.qps.median));
-    let series: Vec<Series> = (found.iter())
-        .map(|entry| Series::of_run(entry.curve.points.iter().map(|point| point.setting), turn))
         .collect();
     // Those that are no bound, not yet in a rank.
     let mut left: Vec<usize> = (0..found.len()).filter(|&i| !found[i].bound).collect();
     let mut rank = 1;
     let (mut first, mut ahead) = (true, 0);
     while let Some((&leader, others)) = left.split_first() {
-        let contrasts: Vec<Option<Contrast>> = (others.iter())
-            .map(|&i| Versus::new(&series[i], &series[leader], Noise::unknown()).at_level(level).contrast)
-            .collect();
+        let contrasts: Vec<Option<Contrast>> =
+            (others.iter()).map(|&i| field.at_level(order[i].0, order[leader].0, level).contrast).collect();
         let adjusted = holm(&contrasts.iter().flatten().map(Contrast::p).collect::<Vec<_>>());
         let mut adjusted = adjusted.into_iter();
         found[leader].rank = Some(rank);
@@ -85,11 +88,15 @@ pub fn ranked<'m, 'a>(
 pub fn table(model: &Model, mode: &ModeView) -> Table {
     let own: Vec<&Curve> = mode.curves.iter().filter(|c| !model.series[c.series].foreign).collect();
     let mut table = Table::new(&["Index", "Recall", "Rank", "QPS", "Of the fastest", "95% interval", "p", "Verdict"]);
-    for level in LEVELS {
-        let ranked = ranked(model, &own, level, true);
-        if ranked.len() < 2 {
-            continue;
-        }
+    let reached = |level: f64| own.iter().filter(|curve| curve.qps_at(level).is_some()).count();
+    let levels: Vec<f64> = LEVELS.into_iter().filter(|&level| reached(level) > 1).collect();
+    if levels.is_empty() {
+        return table;
+    }
+    let series = tested(model, &own);
+    let field = Field::new(&series, Noise::unknown());
+    for level in levels {
+        let ranked = ranked(&own, &field, level, true);
         for entry in &ranked {
             // The contrast is the fastest over this one; read the other way round, it is this one's part of the fastest.
             let part = entry.contrast.map(|contrast| format!("{:.3}", 1.0 / contrast.ratio()));

@@ -66,13 +66,14 @@ const draw = (svg, id, chart, choice, axesOf, frames, hidden) => {
     const within = ([x, y]) => x >= left - 1 && x <= right + 1 && y >= top - 1 && y <= bottom + 1;
     for (const mark of panel.marks) {
       if (hidden.has(mark.series) || (mark.mark === 'bar' && hidden.has(Number(mark.role)))) continue;
-      drawMark(marks, mark, { at, path, within, right }, targets);
+      // Where a phone's width holds a chart, full markers would be all that is seen.
+      drawMark(marks, mark, { at, path, within, right, size: flexible(chart) && right < 460 ? 0.72 : 1 }, targets);
     }
   });
   return targets;
 };
 
-const drawMark = (marks, mark, { at, path, within, right }, targets) => {
+const drawMark = (marks, mark, { at, path, within, right, size }, targets) => {
   const look = spec.series[mark.series];
   if (mark.mark === 'line') {
     const attributes = { class: `s-${mark.series}`, 'stroke-width': 2, 'stroke-dasharray': look.dash };
@@ -90,9 +91,10 @@ const drawMark = (marks, mark, { at, path, within, right }, targets) => {
     }
     const shape = { class: `f-${mark.series}`, 'data-series': mark.series, opacity };
     if (look.marker) {
-      svgNode('polygon', marks, { ...shape, points: look.marker, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` });
+      const place = `translate(${x.toFixed(1)} ${y.toFixed(1)}) scale(${size})`;
+      svgNode('polygon', marks, { ...shape, points: look.marker, transform: place });
     } else {
-      svgNode('circle', marks, { ...shape, cx: x.toFixed(1), cy: y.toFixed(1), r: spec.radius });
+      svgNode('circle', marks, { ...shape, cx: x.toFixed(1), cy: y.toFixed(1), r: spec.radius * size });
     }
     if (within([x, y])) targets.push({ x, y, series: mark.series, tip: spec.tips[mark.tip] });
   } else if (mark.mark === 'bar') {

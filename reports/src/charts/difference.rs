@@ -8,7 +8,6 @@ use kiln_eval::compare::{Comparison, Decision, Verdict};
 use super::Section;
 use crate::axis::{Axis, Unit};
 use crate::comparison;
-use crate::format;
 use crate::model::shorten;
 use crate::paint::{Dash, Role};
 use crate::plot::{Figure, LegendItem, Mark, Panel, Plot};

@@ -16,6 +16,8 @@ use crate::table::Table;
 pub fn figures(model: &Model) -> Vec<Figure> {
     let mut shown: Vec<(usize, &Point)> =
         (0..model.series.len()).filter_map(|series| Some((series, model.representative(series)?))).collect();
+    // Those who state a mean alone have no queries to show.
+    shown.retain(|(_, point)| !metrics::query_recalls(point.setting).is_empty());
     // What reads pass through, and how much memory serves them, is no matter to what is answered.
     let answers = |series: usize| (model.series[series].build_index, model.series[series].residency);
     let mut seen = Vec::new();

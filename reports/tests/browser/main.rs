@@ -47,12 +47,15 @@ impl Desk {
 
     /// Markers of a series on [`CHART`].
     fn markers(&mut self, series: usize) -> f64 {
-        self.number(&format!("document.querySelectorAll('#{CHART} .marks :not(path)[data-series=\"{series}\"]').length"))
+        self.number(&format!(
+            "document.querySelectorAll('#{CHART} .marks :not(path)[data-series=\"{series}\"]').length"
+        ))
     }
 
     /// Names in the first table of levels, in order.
     fn ranking(&mut self) -> Vec<String> {
-        let names = "[...document.querySelector('table.levels tbody').rows].map((row) => row.cells[0].textContent.trim())";
+        let names =
+            "[...document.querySelector('table.levels tbody').rows].map((row) => row.cells[0].textContent.trim())";
         serde_json::from_value(self.browser.value(names)).expect("names")
     }
 
@@ -174,7 +177,8 @@ fn series_are_hidden_and_shown(desk: &mut Desk, url: &str) {
     desk.browser.value(&format!("document.querySelector('#{CHART} .legend button[data-series=\"1\"]').click()"));
     assert_eq!((desk.markers(1), desk.markers(0)), (0.0, before));
     assert_eq!(desk.text("location.hash"), "#off=1");
-    let pressed = desk.number("document.querySelectorAll('.legend button[data-series=\"1\"][aria-pressed=true]').length");
+    let pressed =
+        desk.number("document.querySelectorAll('.legend button[data-series=\"1\"][aria-pressed=true]').length");
     assert_eq!(pressed, 0.0, "every legend knows");
     desk.browser.value("history.back(); new Promise((done) => addEventListener('popstate', () => setTimeout(done)))");
     assert_eq!((desk.markers(1), desk.text("location.hash")), (before, String::new()), "back undoes it");
@@ -194,7 +198,8 @@ fn the_fragment_is_obeyed_and_kept(desk: &mut Desk, url: &str) {
     assert_eq!(desk.markers(0), 0.0);
     assert_eq!(desk.browser.value(&format!("document.querySelector('#{CHART} .reset').hidden")), json!(false));
     assert_eq!(desk.browser.value(&format!("document.getElementById('view-{CHART}-2').checked")), json!(true));
-    let ticks = format!("[...document.querySelectorAll('#{CHART} .drawn text')].map((text) => text.textContent).join(' ')");
+    let ticks =
+        format!("[...document.querySelectorAll('#{CHART} .drawn text')].map((text) => text.textContent).join(' ')");
     let ticks = desk.text(&ticks);
     assert!(ticks.contains("logit") && ticks.contains("5k") && !ticks.contains("50k"), "{ticks}");
     desk.browser.value(&format!("document.querySelector('#{CHART} .reset').click()"));
