@@ -130,9 +130,9 @@ const makeChart = (id, chart, changed) => {
   // Keys: left and right along a series, up and down between series, in the order of the legend.
   const step = (key) => {
     if (targets.length === 0) return -1;
-    if (current < 0) return 0;
-    const here = targets[current];
     const order = targets.map((target, i) => ({ ...target, i })).sort((a, b) => a.series - b.series || a.x - b.x || a.y - b.y);
+    if (current < 0) return order[0].i;
+    const here = targets[current];
     const kin = order.filter((target) => target.series === here.series);
     const place = kin.findIndex((target) => target.i === current);
     if (key === 'ArrowRight') return kin[Math.min(place + 1, kin.length - 1)].i;

@@ -228,7 +228,8 @@ fn pointer_and_keys_ask_points(desk: &mut Desk, url: &str) {
     desk.browser.key("ArrowRight");
     assert_ne!(desk.text(tip), first);
     let marker = format!(
-        "(() => {{ const box = document.querySelector('#{CHART} .marks circle[data-series=\"0\"]').getBoundingClientRect(); \
+        "(() => {{ const markers = [...document.querySelectorAll('#{CHART} .marks circle[data-series=\"0\"]')]; \
+         const box = markers.map((marker) => marker.getBoundingClientRect()).sort((a, b) => a.x - b.x)[0]; \
          return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
     );
     let [mx, my]: [f64; 2] = serde_json::from_value(desk.browser.value(&marker)).expect("a place");
