@@ -21,7 +21,7 @@ const rankTables = (level, hidden) => {
     const rows = all('tr', body).map((row) => {
       const frontier = row.dataset.frontier.split(' ').map((pair) => pair.split(':').map(Number));
       const off = hidden.has(Number(row.dataset.series));
-      return { row, off, unranked: off || row.dataset.foreign === 'true', ...readAt(frontier, level) };
+      return { row, off, unranked: off || 'foreign' in row.dataset, ...readAt(frontier, level) };
     });
     rows.sort((a, b) => a.unranked - b.unranked || b.qps - a.qps);
     rows.forEach(({ row, off, unranked, qps, text }, i) => {

@@ -106,7 +106,8 @@ impl Chromium {
     /// Opens a page and waits until it has loaded; earlier events are forgotten.
     pub fn open(&mut self, url: &str) {
         // A change of nothing but the fragment would not load anything.
-        self.call("Page.navigate", json!({ "url": "about:blank" }));
+        let (page, fragment) = url.split_once('#').unwrap_or((url, ""));
+        let url = format!("{page}?{}#{fragment}", self.sent);
         self.events.clear();
         self.call("Page.navigate", json!({ "url": url }));
         while !self.events.iter().any(|event| event["method"] == "Page.loadEventFired") {
