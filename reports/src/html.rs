@@ -1,8 +1,8 @@
 //! The page.
 //!
 //! In: a [`Model`] and its sections. Out: one HTML file with everything inside: style, script, font, charts as SVG and as
-//! JSON for the script, and the figures themselves to download. The template escapes every text; only SVG, CSS, JSON and
-//! base64 made here pass as they are. A content security policy lets the page's own script run and nothing be loaded.
+//! JSON for the script, and the figures themselves to download. The template escapes every text; only SVG, CSS, JSON,
+//! base64 and links to charts, made here, pass as they are. A content security policy lets the page's own script run and nothing be loaded.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -69,6 +69,9 @@ pub fn write_report_against(
 ) -> Result<ReportFiles, ReportError> {
     let model = Model::new(data);
     let sections = charts::sections(&model, comparison);
+    let pictures = charts_dir.and_then(|dir| seen_from(html.parent()?, dir));
+    let page = html::page(&model, &sections, pictures.as_deref())?;
+    write_whole(html, page.as_bytes())?;
     let mut charts = Vec::new();
     if let Some(dir) = charts_dir {
         let subtitle = summary::one_line(&data.header);
@@ -82,9 +85,6 @@ pub fn write_report_against(
             }
         }
     }
-    let pictures = charts_dir.and_then(|dir| seen_from(html.parent()?, dir));
-    let page = html::page(&model, &sections, pictures.as_deref())?;
-    write_whole(html, page.as_bytes())?;
     Ok(ReportFiles { html: html.to_path_buf(), charts })
 }
 
