@@ -60,7 +60,7 @@ fn figure(found: &Comparison) -> Option<Figure> {
             inside: None,
         };
         marks.push(bar((lo, hi), 0.07));
-        marks.push(bar((ratio.ratio * 0.9985, ratio.ratio * 1.0015), 0.26));
+        marks.push(bar((ratio.ratio * 0.996, ratio.ratio * 1.004), 0.3));
         table.row([name.clone(), format!("{:.3}", ratio.ratio), ends, decision.verdict.words().to_string()]);
     }
     let panel = Panel {
