@@ -6,8 +6,8 @@
 # Needed: cargo, a C compiler (rustc links through it), pkg-config, and HDF5 with its headers. The last three are
 # installed with the system's package manager, as root or through sudo, without questions. cargo is never installed:
 # we only say how. --test also asks for what `make test` runs, rustfmt and clippy, and installs a software Vulkan where
-# there is no Vulkan and it can, and a C++ compiler: the tests of the wgpu backend and of the CUDA kernels on their emulator
-# need them, and are skipped, with a word, where they are not.
+# there is no Vulkan and it can, a C++ compiler, and Chromium: the tests of the wgpu backend, of the CUDA kernels on their
+# emulator and of reports in a browser need them, and are skipped, with a word, where they are not.
 
 set -eu
 
@@ -55,6 +55,15 @@ has_vulkan() {
   return 1
 }
 
+# The names under which the tests look for it; macOS keeps its browsers elsewhere, and CHROMIUM names one.
+has_chromium() {
+  [ -z "${CHROMIUM:-}" ] || return 0
+  for name in chromium chromium-browser google-chrome google-chrome-stable chrome; do
+    if has "$name"; then return 0; fi
+  done
+  return 1
+}
+
 # Sets `missing`, words out of: compiler pkg-config hdf5.
 look() {
   missing=
@@ -85,26 +94,31 @@ package() {
     apt-get:hdf5) echo libhdf5-dev ;;
     apt-get:vulkan) echo libvulkan1 mesa-vulkan-drivers ;;
     apt-get:g++) echo g++ ;;
+    apt-get:chromium) echo chromium ;;
     dnf:compiler) echo gcc ;;
     dnf:pkg-config) echo pkgconf-pkg-config ;;
     dnf:hdf5) echo hdf5-devel ;;
     dnf:vulkan) echo vulkan-loader mesa-vulkan-drivers ;;
     dnf:g++) echo gcc-c++ ;;
+    dnf:chromium) echo chromium ;;
     pacman:compiler) echo gcc ;;
     pacman:pkg-config) echo pkgconf ;;
     pacman:hdf5) echo hdf5 ;;
     pacman:vulkan) echo vulkan-icd-loader vulkan-swrast ;;
     pacman:g++) echo gcc ;;
+    pacman:chromium) echo chromium ;;
     zypper:compiler) echo gcc ;;
     zypper:pkg-config) echo pkg-config ;;
     zypper:hdf5) echo hdf5-devel ;;
     zypper:vulkan) echo libvulkan1 libvulkan_lvp ;;
     zypper:g++) echo gcc-c++ ;;
+    zypper:chromium) echo chromium ;;
     apk:compiler) echo gcc musl-dev ;;
     apk:pkg-config) echo pkgconf ;;
     apk:hdf5) echo hdf5-dev ;;
     apk:vulkan) echo vulkan-loader mesa-vulkan-swrast ;;
     apk:g++) echo g++ ;;
+    apk:chromium) echo chromium ;;
     brew:compiler) if [ "$system" != Darwin ]; then echo gcc; fi ;;
     brew:pkg-config) echo pkgconf ;;
     brew:hdf5) echo hdf5 ;;
@@ -245,4 +259,5 @@ look
 if [ "${1:-}" = --test ]; then
   has_vulkan || install_optional vulkan Vulkan "on which the wgpu backend is tested"
   has g++ || install_optional g++ "C++ compiler" "with which CUDA kernels are tested on their emulator"
+  has_chromium || install_optional chromium Chromium "in which reports are opened by a test"
 fi

@@ -1,4 +1,5 @@
-//! Draws the report of a synthetic run: `cargo run -p kiln-reports --example synthetic -- FOLDER [INDEXES|eventful|batch|drive|imported]`.
+//! Draws the report of a synthetic run: `cargo run -p kiln-reports --example synthetic -- FOLDER [WHAT]`, where WHAT is
+//! INDEXES, INDEXESxSETTINGS, eventful, batch, drive, imported or everything.
 
 #[path = "../src/fixture.rs"]
 mod fixture;
@@ -7,14 +8,18 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let folder = PathBuf::from(args.next().ok_or("usage: synthetic FOLDER [INDEXES|eventful|batch|drive|imported]")?);
+    let folder = PathBuf::from(args.next().ok_or("usage: synthetic FOLDER [WHAT]; its source says what")?);
     let data = match args.next().as_deref() {
         None => fixture::run(),
         Some("eventful") => fixture::eventful(),
         Some("batch") => fixture::with_batches(),
         Some("drive") => fixture::on_drive(),
         Some("imported") => fixture::imported(),
-        Some(indexes) => fixture::indexes(indexes.parse()?),
+        Some("everything") => fixture::everything(),
+        Some(size) => match size.split_once('x') {
+            Some((indexes, settings)) => fixture::grid(indexes.parse()?, settings.parse()?),
+            None => fixture::indexes(size.parse()?),
+        },
     };
     let files = kiln_reports::write_report(&data, &folder.join("report.html"), Some(&folder))?;
     println!("{}", files.html.display());

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use serde::Serialize;
 
 use crate::format;
 
@@ -14,7 +15,8 @@ pub const LOGIT_CEILING: f64 = 0.9999;
 const LOGIT_FLOOR: f64 = 0.0001;
 
 /// How values become lengths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Scale {
     /// Proportional.
     Linear,
@@ -24,13 +26,36 @@ pub enum Scale {
     Logit,
 }
 
+/// What values are, and so how ticks read. The page's script writes them alike (`templates/scales.js`), since it sets
+/// ticks of its own where a reader zooms in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Any number, in full: `0.5`, `1,000`.
+    Plain,
+    /// Many: `1.5k`, `3M`.
+    Compact,
+    /// Between 0 and 1: `.95`.
+    Recall,
+    /// Microseconds: `87 µs`, `1.2 ms`.
+    Micros,
+    /// Bytes in binary units.
+    Bytes,
+    /// A part of a whole: `5%`.
+    Share,
+    /// Names that stand at 0, 1, 2, ...: there is nothing between them.
+    Named,
+}
+
 /// A scale over a range, with ticks and a title.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Axis {
     /// What it shows, with its unit.
     pub title: String,
     /// Its scale.
     pub scale: Scale,
+    /// What its values are.
+    pub unit: Unit,
     /// Value at the left or bottom end.
     pub lo: f64,
     /// Value at the right or top end; may be below `lo` where the axis runs downwards.
@@ -51,13 +76,18 @@ impl Scale {
             }
         }
     }
+}
 
-    /// `linear`, `log` or `logit`: the page's script inverts the scale by this name.
-    pub fn name(self) -> &'static str {
+impl Unit {
+    /// A value as a tick says it.
+    pub fn label(self, value: f64) -> String {
         match self {
-            Scale::Linear => "linear",
-            Scale::Log => "log",
-            Scale::Logit => "logit",
+            Unit::Plain | Unit::Named => format::tick(value),
+            Unit::Compact => format::compact(value),
+            Unit::Recall => format::recall_tick(value),
+            Unit::Micros => format::micros_tick(value),
+            Unit::Bytes => format::bytes_tick(value),
+            Unit::Share => format!("{}%", format::tick(value * 100.0)),
         }
     }
 }
@@ -73,15 +103,15 @@ impl Axis {
     }
 
     /// From zero (or `floor`, where given) to a round number that holds every value.
-    pub fn from_zero(title: &str, values: impl Iterator<Item = f64>, label: fn(f64) -> String) -> Axis {
+    pub fn from_zero(title: &str, values: impl Iterator<Item = f64>, unit: Unit) -> Axis {
         let top = finite_max(values).unwrap_or(1.0);
         let step = nice_step(if top > 0.0 { top } else { 1.0 }, 5);
         let hi = (top / step * 1.02).ceil().max(1.0) * step;
-        Axis { title: title.into(), scale: Scale::Linear, lo: 0.0, hi, ticks: linear_ticks(0.0, hi, step, label) }
+        Axis { title: title.into(), scale: Scale::Linear, unit, lo: 0.0, hi, ticks: linear_ticks(0.0, hi, step, unit) }
     }
 
     /// Logarithmic around positive values, with some air.
-    pub fn log(title: &str, values: impl Iterator<Item = f64>, label: fn(f64) -> String) -> Axis {
+    pub fn log(title: &str, values: impl Iterator<Item = f64>, unit: Unit) -> Axis {
         let (mut lo, mut hi) = (values.filter(|v| v.is_finite() && *v > 0.0))
             .fold((f64::INFINITY, 0.0_f64), |(lo, hi), v| (lo.min(v), hi.max(v)));
         if hi <= 0.0 {
@@ -89,17 +119,17 @@ impl Axis {
         }
         let air = (hi / lo).powf(0.06).max(1.15);
         (lo, hi) = (lo / air, hi * air);
-        Axis { title: title.into(), scale: Scale::Log, lo, hi, ticks: log_ticks(lo, hi, label) }
+        Axis { title: title.into(), scale: Scale::Log, unit, lo, hi, ticks: log_ticks(lo, hi, unit) }
     }
 
     /// Bytes by logarithm, with ticks at powers of two.
     pub fn log_bytes(title: &str, bytes: impl Iterator<Item = f64> + Clone) -> Axis {
         const MOST_TICKS: usize = 9;
-        let mut axis = Axis::log(title, bytes, format::bytes_tick);
+        let mut axis = Axis::log(title, bytes, Unit::Bytes);
         let (first, last) = (axis.lo.log2().ceil() as i32, axis.hi.log2().floor() as i32);
         let stride = (((last - first).max(0) as usize + 1).div_ceil(MOST_TICKS)).max(1);
         let powers = (first..=last).step_by(stride).map(|power| 2f64.powi(power));
-        axis.ticks = powers.map(|value| (value, format::bytes_tick(value))).collect();
+        axis.ticks = powers.map(|value| (value, Unit::Bytes.label(value))).collect();
         axis
     }
 
@@ -116,9 +146,9 @@ impl Axis {
         let lo = ((lowest.min(0.979) / grain - 0.2).floor() * grain).max(0.0);
         let step = nice_step(1.0 - lo, 7);
         let first = (lo / step - 1e-9).ceil() * step;
-        let ticks = linear_ticks(first, 1.0, step, format::recall_tick);
+        let ticks = linear_ticks(first, 1.0, step, Unit::Recall);
         // A little room on the right, so that a marker at 1 is whole.
-        Axis { title: title.into(), scale: Scale::Linear, lo, hi: 1.0 + (1.0 - lo) * 0.02, ticks }
+        Axis { title: title.into(), scale: Scale::Linear, unit: Unit::Recall, lo, hi: 1.0 + (1.0 - lo) * 0.02, ticks }
     }
 
     /// Recall by log odds.
@@ -131,7 +161,7 @@ impl Axis {
         let below = odds(lowest) * 0.78;
         let lo = below / (1.0 + below);
         let hi = (odds(highest) * 1.28 / (1.0 + odds(highest) * 1.28)).min(LOGIT_CEILING);
-        let mut axis = Axis { title: title.into(), scale: Scale::Logit, lo, hi, ticks: Vec::new() };
+        let mut axis = Axis { title: title.into(), scale: Scale::Logit, unit: Unit::Recall, lo, hi, ticks: Vec::new() };
         // The levels everyone asks for come first; the rest fills gaps.
         const CANDIDATES: [f64; 19] = [
             0.9, 0.99, 0.999, 0.95, 0.9999, 0.5, 0.98, 0.8, 0.995, 0.7, 0.998, 0.9995, 0.3, 0.1, 0.97, 0.85, 0.6, 0.01,
@@ -141,7 +171,7 @@ impl Axis {
         for value in CANDIDATES.into_iter().filter(|v| (lo..=hi).contains(v)) {
             let at = axis.project(value);
             if axis.ticks.iter().all(|(other, _)| (axis.project(*other) - at).abs() >= MIN_GAP) {
-                axis.ticks.push((value, format::recall_tick(value)));
+                axis.ticks.push((value, Unit::Recall.label(value)));
             }
         }
         axis
@@ -150,14 +180,14 @@ impl Axis {
     /// One band a label, the first at the top: the y axis of a bar chart. Band `i` spans `i..i + 1`.
     pub fn bands(labels: impl Iterator<Item = String>) -> Axis {
         let ticks: Vec<(f64, String)> = labels.enumerate().map(|(i, l)| (i as f64 + 0.5, l)).collect();
-        Axis { title: String::new(), scale: Scale::Linear, lo: ticks.len() as f64, hi: 0.0, ticks }
+        Axis { title: String::new(), scale: Scale::Linear, unit: Unit::Named, lo: ticks.len() as f64, hi: 0.0, ticks }
     }
 
     /// One position a label, the first on the left, at 0, 1, 2, ...
     pub fn positions(title: &str, labels: impl Iterator<Item = String>) -> Axis {
         let ticks: Vec<(f64, String)> = labels.enumerate().map(|(i, l)| (i as f64, l)).collect();
         let hi = ticks.len() as f64 - 0.6;
-        Axis { title: title.into(), scale: Scale::Linear, lo: -0.4, hi, ticks }
+        Axis { title: title.into(), scale: Scale::Linear, unit: Unit::Named, lo: -0.4, hi, ticks }
     }
 }
 
@@ -173,19 +203,19 @@ fn nice_step(span: f64, count: usize) -> f64 {
     factor * power
 }
 
-fn linear_ticks(first: f64, hi: f64, step: f64, label: fn(f64) -> String) -> Vec<(f64, String)> {
+fn linear_ticks(first: f64, hi: f64, step: f64, unit: Unit) -> Vec<(f64, String)> {
     let count = ((hi - first) / step + 1e-6).floor() as usize;
     (0..=count.min(50))
         .map(|i| {
             // Rounding to a small part of a step hides binary noise from labels.
             let value = first + i as f64 * step;
-            (value, label((value / step * 1e3).round() / 1e3 * step))
+            (value, unit.label((value / step * 1e3).round() / 1e3 * step))
         })
         .collect()
 }
 
 /// The densest of a few usual patterns that gives at most eight ticks.
-fn log_ticks(lo: f64, hi: f64, label: fn(f64) -> String) -> Vec<(f64, String)> {
+fn log_ticks(lo: f64, hi: f64, unit: Unit) -> Vec<(f64, String)> {
     const PATTERNS: [&[f64]; 5] = [
         &[1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
         &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0],
@@ -199,7 +229,7 @@ fn log_ticks(lo: f64, hi: f64, label: fn(f64) -> String) -> Vec<(f64, String)> {
         ticks = (first..=last)
             .flat_map(|power| pattern.iter().map(move |f| f * 10f64.powi(power)))
             .filter(|v| (lo..=hi).contains(v))
-            .map(|v| (v, label(v)))
+            .map(|v| (v, unit.label(v)))
             .collect();
         if ticks.len() <= 8 {
             break;
@@ -208,7 +238,7 @@ fn log_ticks(lo: f64, hi: f64, label: fn(f64) -> String) -> Vec<(f64, String)> {
     if ticks.len() < 3 {
         // A fraction of an octave: round numbers instead.
         let step = nice_step(hi - lo, 5);
-        ticks = linear_ticks((lo / step).ceil() * step, hi, step, label);
+        ticks = linear_ticks((lo / step).ceil() * step, hi, step, unit);
     }
     ticks
 }
@@ -250,12 +280,12 @@ mod tests {
 
     #[test]
     fn log_ticks_are_round_and_few() {
-        let wide = Axis::log("q", [900.0, 42_000.0].into_iter(), format::compact);
+        let wide = Axis::log("q", [900.0, 42_000.0].into_iter(), Unit::Compact);
         assert_eq!(labels(&wide), ["1k", "2k", "5k", "10k", "20k", "50k"]);
-        let narrow = Axis::log("q", [1_000.0].into_iter(), format::compact);
+        let narrow = Axis::log("q", [1_000.0].into_iter(), Unit::Compact);
         assert!(narrow.ticks.len() >= 2, "{:?}", narrow.ticks);
         for values in [vec![], vec![1e-3, 1e9], vec![0.0, 5.0], vec![f64::NAN, 3.0]] {
-            let axis = Axis::log("q", values.into_iter(), format::compact);
+            let axis = Axis::log("q", values.into_iter(), Unit::Compact);
             assert!((2..=16).contains(&axis.ticks.len()), "{axis:?}");
         }
     }
@@ -293,7 +323,7 @@ mod tests {
     #[test]
     fn zero_based_axis_survives_odd_values() {
         for values in [vec![], vec![0.0], vec![f64::NAN], vec![1e-9], vec![7.3e11]] {
-            let axis = Axis::from_zero("b", values.clone().into_iter(), format::compact);
+            let axis = Axis::from_zero("b", values.clone().into_iter(), Unit::Compact);
             assert!(axis.hi > 0.0 && axis.ticks.len() >= 2, "{values:?} {axis:?}");
             assert!(values.iter().all(|v| v.is_nan() || *v <= axis.hi));
         }

@@ -50,7 +50,7 @@ pub fn comparison_markdown(comparison: &Comparison, rules: &[RuleOutcome]) -> St
 }
 
 /// The verdict of all of it.
-fn sentence(comparison: &Comparison) -> String {
+pub(crate) fn sentence(comparison: &Comparison) -> String {
     let decisions: Vec<Decision> = comparison.deciding().collect();
     if decisions.is_empty() {
         return "A and B are not comparable.".into();
@@ -79,7 +79,7 @@ fn sentence(comparison: &Comparison) -> String {
 }
 
 /// What a decision is of: `vamana, latency-1, recall .95`.
-fn case(decision: &Decision<'_>) -> String {
+pub(crate) fn case(decision: &Decision<'_>) -> String {
     let at = match (decision.level, decision.params) {
         (Some(level), _) => format!("recall {}", format::recall_tick(level)),
         (None, params) => params.map(format::params).unwrap_or_default(),
@@ -110,10 +110,13 @@ fn side_line(side: &SideSummary) -> String {
     format!("{}: {runs}{quick}, {}, {}", side.path, programs.join(" and "), days.join(" and "))
 }
 
+/// Title of the table that decides.
+pub(crate) const LEVELS_TITLE: &str = "Queries a second at equal recall";
+
 /// The tables, the one that decides first; those without a row are left out.
-fn tables(comparison: &Comparison) -> Vec<(String, Table)> {
+pub(crate) fn tables(comparison: &Comparison) -> Vec<(String, Table)> {
     let all = [
-        ("Queries a second at equal recall".to_string(), level_table(comparison)),
+        (LEVELS_TITLE.to_string(), level_table(comparison)),
         settings_title(comparison),
         recall_title(comparison),
         ("Building and memory, A and B".to_string(), build_table(comparison)),
@@ -205,7 +208,7 @@ fn recall_title(comparison: &Comparison) -> (String, Table) {
             format!("{:.4}", row.b),
             format!("{:+.4}", row.difference),
             format!("{:+.4} to {:+.4}", row.interval.0, row.interval.1),
-            probability(row.p_adjusted),
+            format::probability(row.p_adjusted),
             change.to_string(),
         ]);
     }
@@ -243,12 +246,14 @@ fn lists(comparison: &Comparison, rules: &[RuleOutcome]) -> Vec<(&'static str, V
         };
         format!("{} {word}{reasons}", rule.rule)
     });
-    let all = [
-        ("Not comparable", apart.collect::<Vec<_>>()),
-        ("To know", floors(comparison).into_iter().chain(comparison.notes.iter().cloned()).collect()),
-        ("Rules", rules.collect()),
-    ];
+    let all =
+        [("Not comparable", apart.collect::<Vec<_>>()), ("To know", to_know(comparison)), ("Rules", rules.collect())];
     all.into_iter().filter(|(_, lines)| !lines.is_empty()).collect()
+}
+
+/// Noise floors, and what else to know before believing it.
+pub(crate) fn to_know(comparison: &Comparison) -> Vec<String> {
+    floors(comparison).into_iter().chain(comparison.notes.iter().cloned()).collect()
 }
 
 /// The noise floor of each mode and place, where runs of the same thing tell it.
@@ -303,15 +308,7 @@ fn figure(figure: Figure) -> String {
 fn ratio_cells(ratio: Option<&Ratio>) -> [String; 3] {
     let Some(ratio) = ratio else { return ["–".into(), "–".into(), "–".into()] };
     let interval = ratio.interval.map_or("unknown".into(), |(lo, hi)| format!("{lo:.3} to {hi:.3}"));
-    [format!("{:.3}", ratio.ratio), interval, probability(ratio.p_adjusted)]
-}
-
-fn probability(p: f64) -> String {
-    match p {
-        p if p < 0.001 => "<.001".into(),
-        p if p >= 0.9995 => "1".into(),
-        p => format!("{p:.3}").trim_start_matches('0').to_string(),
-    }
+    [format!("{:.3}", ratio.ratio), interval, format::probability(ratio.p_adjusted)]
 }
 
 /// Columns as wide as they must be: figures to the right.

@@ -128,5 +128,8 @@ fn markup_in_names_stays_text() {
     assert_eq!(escape("a|b_c <script>&*x*\n[y]`"), "a\\|b\\_c &lt;script&gt;&amp;\\*x\\* \\[y\\]\\`");
     assert_eq!(place("ssd, direct, 8388608 bytes of memory"), "ssd, direct, 8\u{a0}MiB");
     assert_eq!(place("ssd, capped:268435456"), "ssd, capped at 256\u{a0}MiB");
-    assert_eq!([probability(0.0004), probability(0.0123), probability(1.0)], ["<.001", ".012", "1"]);
+    assert_eq!(
+        [format::probability(0.0004), format::probability(0.0123), format::probability(1.0)],
+        ["<.001", ".012", "1"]
+    );
 }

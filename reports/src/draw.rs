@@ -7,7 +7,6 @@ mod legend;
 mod pen;
 
 use std::convert::Infallible;
-use std::fmt::Write;
 
 use plotters::chart::ChartBuilder;
 use plotters::coord::Shift;
@@ -16,6 +15,8 @@ use plotters::style::text_anchor::HPos;
 
 use legend::SWATCH_WIDTH;
 use pen::{Pen, stroke, text};
+
+pub use pen::MARKER;
 
 use crate::font::{self, Weight};
 use crate::paint::{Dash, Paint, Role, Theme};
@@ -30,36 +31,26 @@ type Canvas<'a> = DrawingArea<SvgBackend<'a>, Shift>;
 const TICK_SIZE: f64 = 12.0;
 const TITLE_SIZE: f64 = 12.5;
 
-/// The chart as it stands in the page; `label` is what a screen reader says.
-pub fn page_svg(plot: &Plot, label: &str) -> Result<String, DrawError> {
+/// A panel's plotting frame in units: left, right, top, bottom.
+pub type Frame = [f64; 4];
+
+/// The chart as it stands in the page, and the frames of its panels; `label` is what a screen reader says.
+pub fn page_svg(plot: &Plot, label: &str) -> Result<(String, Vec<Frame>), DrawError> {
     let mut shapes = String::new();
     let mut targets = String::new();
     let frames = {
         let root = SvgBackend::new(&mut shapes, plot.width, plot.height, Theme::Page).into_drawing_area();
         draw_panels(&root, plot, &mut targets)?
     };
-    let mut svg =
-        format!("<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\"", plot.width, plot.height, escape(label));
-    if let (true, [frame], [panel]) = (plot.threshold, frames.as_slice(), plot.panels.as_slice()) {
-        // What the page's script needs to turn a recall into a position and back.
-        let _ = write!(
-            svg,
-            " class=\"threshold\" data-scale=\"{}\" data-lo=\"{}\" data-hi=\"{}\" data-frame=\"{}\"",
-            panel.x.scale.name(),
-            panel.x.lo,
-            panel.x.hi,
-            frame.map(|v| v.to_string()).join(" "),
-        );
-    }
-    svg.push_str(">\n");
-    svg.push_str(&shapes);
-    svg.push_str(&targets);
-    svg.push_str("</svg>");
-    Ok(svg)
+    let (width, height, label) = (plot.width, plot.height, escape(label));
+    let svg =
+        format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\">\n{shapes}{targets}</svg>");
+    Ok((svg, frames))
 }
 
 /// The chart as a picture of its own, with the figure's title and legend; `subtitle` says what was measured.
-pub fn picture_svg(figure: &Figure, plot: &Plot, subtitle: &str) -> Result<String, DrawError> {
+pub fn picture_svg(figure: &Figure, subtitle: &str) -> Result<String, DrawError> {
+    let plot = &figure.plot;
     let (heading, margin) = (64.0, 16.0);
     let rows = legend::legend_rows(&figure.legend, plot.width - 2.0 * margin);
     let height = heading + plot.height + rows.len() as f64 * legend::ROW + margin + 4.0;
@@ -102,7 +93,7 @@ pub fn swatch_svg(item: &LegendItem) -> Result<String, DrawError> {
 }
 
 /// Draws every panel and appends hover targets; returns each panel's plotting frame: left, right, top, bottom.
-fn draw_panels(area: &Canvas, plot: &Plot, targets: &mut String) -> Result<Vec<[f64; 4]>, DrawError> {
+fn draw_panels(area: &Canvas, plot: &Plot, targets: &mut String) -> Result<Vec<Frame>, DrawError> {
     // Panels share the width that y labels leave over.
     let gutters: Vec<f64> = plot.panels.iter().map(y_gutter).collect();
     let free = f64::from(area.dim_in_pixel().0) / TENTHS - gutters.iter().sum::<f64>();
@@ -132,7 +123,7 @@ fn draw_panel(
     panel: &Panel,
     gutter: f64,
     targets: &mut String,
-) -> Result<[f64; 4], DrawError> {
+) -> Result<Frame, DrawError> {
     let heading = if panel.title.is_empty() { 0.0 } else { 24.0 };
     if heading > 0.0 {
         text(area, &panel.title, (gutter, 14.0), 13.0, Role::Ink, HPos::Left, Weight::Bold)?;

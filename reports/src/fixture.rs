@@ -1,14 +1,14 @@
 //! A synthetic run that looks like a real one: for tests and for `examples/synthetic.rs`.
 //!
-//! In: nothing, or the number of indexes. Out: records with plausible recall curves, skewed latencies and queries of
+//! In: nothing, or the number of indexes and settings. Out: records with plausible recall curves, skewed latencies and queries of
 //! different difficulty; the same on every call.
 
 use std::collections::BTreeMap;
 
 use kiln_eval::load::{LoadLatency, LoadMode, LoadRecord, StartLag, is_saturated};
 use kiln_eval::record::{
-    Answers, BuildRecord, DatasetRecord, DriveCeiling, Foreign, IoState, Machine, Mode, PeerPoint, PeerRecord, RunData,
-    RunHeader, RunSample, SCHEMA_VERSION, SettingRecord, Stated, StatedLatency, Warmup,
+    Answers, BuildRecord, DatasetRecord, DriveCeiling, Foreign, HeldOut, IoState, Machine, Mode, NoiseCheck, PeerPoint,
+    PeerRecord, RunData, RunHeader, RunSample, SCHEMA_VERSION, SettingRecord, Skip, Stated, StatedLatency, Warmup,
 };
 use kiln_eval::stats::Interval;
 use serde_json::json;
@@ -47,11 +47,57 @@ pub fn indexes(n: usize) -> RunData {
     for (i, build) in builds.iter().enumerate() {
         for step in 0..8 {
             for mode in [Mode::Latency1, Mode::Throughput { threads: 1 }, Mode::Throughput { threads: 2 }] {
-                settings.push(setting(build, i, step, mode, &lid, &mut noise));
+                let effort = [10.0, 15.0, 20.0, 30.0, 45.0, 70.0, 110.0, 200.0][step];
+                settings.push(setting(build, i, (step, effort), mode, &lid, &mut noise));
             }
         }
     }
     RunData { header: header(&lid), builds, settings, peers: Vec::new(), loads: Vec::new() }
+}
+
+/// `n` indexes with `steps` settings each, in one mode: the size of a report.
+pub fn grid(n: usize, steps: usize) -> RunData {
+    let mut noise = Noise(42);
+    let lid: Vec<f64> = (0..QUERIES).map(|_| (3.1 + 0.35 * noise.normal()).exp()).collect();
+    let builds: Vec<BuildRecord> = (0..n).map(build).collect();
+    let mut settings = Vec::new();
+    for (i, build) in builds.iter().enumerate() {
+        for step in 0..steps {
+            let effort = 10.0 * 20f64.powf(step as f64 / (steps.max(2) - 1) as f64);
+            settings.push(setting(build, i, (step, effort), Mode::Latency1, &lid, &mut noise));
+        }
+    }
+    RunData { header: header(&lid), builds, settings, peers: Vec::new(), loads: Vec::new() }
+}
+
+/// All that a report has a place for: an index in memory and on the drive, one measured elsewhere, failures of every kind,
+/// loads, held-out queries, a noise check.
+pub fn everything() -> RunData {
+    let mut data = on_drive();
+    let elsewhere = imported();
+    data.settings.extend(elsewhere.settings.into_iter().filter(SettingRecord::is_foreign));
+    data.builds.extend(elsewhere.builds.into_iter().skip(1));
+    let fates = [
+        (None, "killed: out of memory (limit 8 GiB), while it searched with ef=800"),
+        (None, "no answer within 10 min: it hangs, and was stopped"),
+        (None, "the process ended with signal 11; the last of its log: Segmentation fault"),
+        (Some(Skip::Pruned), "beaten in recall and in throughput by search_list=40"),
+        (Some(Skip::TimeBudget), "time budget: nothing of it was left"),
+    ];
+    for (setting, (skip, why)) in data.settings.iter_mut().filter(|s| s.residency == "memory").skip(2).zip(fates) {
+        (setting.failure, setting.skip) = (Some(why.into()), skip);
+        setting.runs.clear();
+    }
+    data.header.held_out = Some(HeldOut { fraction: 0.3, seed: 7 });
+    data.header.noise = Some(NoiseCheck {
+        index: "vamana".into(),
+        params: [("search_list".to_string(), json!(40))].into(),
+        mode: "latency-1".into(),
+        first: vec![1.0, 1.01, 0.99, 1.0, 1.02],
+        second: vec![1.01, 1.0, 1.0, 0.99, 1.0],
+    });
+    data.header.quick = true;
+    data
 }
 
 /// Two indexes, measured in batches too, of which no query has a latency.
@@ -306,9 +352,15 @@ fn build(i: usize) -> BuildRecord {
     }
 }
 
-fn setting(build: &BuildRecord, i: usize, step: usize, mode: Mode, lid: &[f64], noise: &mut Noise) -> SettingRecord {
+fn setting(
+    build: &BuildRecord,
+    i: usize,
+    (step, effort): (usize, f64),
+    mode: Mode,
+    lid: &[f64],
+    noise: &mut Noise,
+) -> SettingRecord {
     let graph = build.index == "vamana";
-    let effort = [10.0, 15.0, 20.0, 30.0, 45.0, 70.0, 110.0, 200.0][step];
     let reach = if graph { 7.5 } else { 12.0 } / (1.0 + 0.15 * (i / 2) as f64);
     let miss = (-effort / reach / 2.0).exp() * 0.35 + if graph { 0.0002 } else { 0.004 };
     let base_us =

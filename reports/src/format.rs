@@ -150,6 +150,15 @@ pub fn at_recall(figure: AtRecall, bound: &str, show: fn(f64) -> String) -> Stri
     }
 }
 
+/// `.034`, `<.001`.
+pub fn probability(p: f64) -> String {
+    match p {
+        p if p < 0.001 => "<.001".into(),
+        p if p >= 0.9995 => "1".into(),
+        p => format!("{p:.3}").trim_start_matches('0').to_string(),
+    }
+}
+
 /// A figure or a dash.
 pub fn maybe(value: Option<f64>, show: fn(f64) -> String) -> String {
     value.map_or_else(|| "–".into(), show)

@@ -1,7 +1,8 @@
 //! The page.
 //!
-//! In: a [`Model`] and its sections. Out: one HTML file with everything inside: style, script, font, charts as SVG, and
-//! the figures themselves to download. The template escapes every text; only SVG, CSS and base64 made here pass as they are.
+//! In: a [`Model`] and its sections. Out: one HTML file with everything inside: style, script, font, charts as SVG and as
+//! JSON for the script, and the figures themselves to download. The template escapes every text; only SVG, CSS, JSON,
+//! base64 and links to charts, made here, pass as they are. A content security policy lets the page's own script run and nothing be loaded.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,35 +11,50 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value, context};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
-use crate::charts::{Section, stage_names};
+use crate::chart_json::ChartJson;
+use crate::charts::{LEAST_STAGES, Section, stage_names};
 use crate::error::ReportError;
 use crate::model::Model;
 use crate::plot::{Figure, LegendItem};
-use crate::{draw, font, format, paint, summary, verdict};
+use crate::{draw, font, format, paint, summary, told, verdict};
 
 const TEMPLATE: &str = include_str!("../templates/report.html");
 const STYLE: &str = include_str!("../templates/report.css");
-const SCRIPT: &str = include_str!("../templates/report.js");
+/// One function, so that its parts share names and the page's other scripts, of which there are none, would not.
+const SCRIPT: &str = concat!(
+    "(() => {\n'use strict';\n",
+    include_str!("../templates/page.js"),
+    include_str!("../templates/scales.js"),
+    include_str!("../templates/draw.js"),
+    include_str!("../templates/chart.js"),
+    include_str!("../templates/threshold.js"),
+    include_str!("../templates/state.js"),
+    "})();\n"
+);
 
-/// The whole page.
-pub fn page(model: &Model, sections: &[Section]) -> Result<String, ReportError> {
+/// The whole page. `pictures` is where the charts' own files lie, seen from the page, with a slash at its end; `None`
+/// where there are none.
+pub fn page(model: &Model, sections: &[Section], pictures: Option<&str>) -> Result<String, ReportError> {
     let header = &model.data.header;
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.add_template("report.html", TEMPLATE)?;
     let mut shown = Vec::new();
+    let mut charts = ChartJson::new(model);
     for section in sections {
-        let figures: Result<Vec<Value>, ReportError> = section.figures.iter().map(figure).collect();
+        let figures: Result<Vec<Value>, ReportError> =
+            section.figures.iter().map(|shown| figure(shown, pictures, &mut charts)).collect();
         shown.push(context! {
             id => section.id.as_str(),
             title => section.title.as_str(),
             intro => section.intro.as_str(),
             figures => figures?,
-            table => Serde(&section.table),
+            tables => section.tables.iter().map(|(title, table)| context! { title, table => Serde(table) }).collect::<Vec<_>>(),
         });
     }
-    let chart_css = paint::chart_css(model.coloured().len(), stage_names(model).len());
+    let chart_css = paint::chart_css(model.coloured().len(), stage_names(model).len().max(LEAST_STAGES));
     let method: Vec<Value> = METRICS
         .iter()
         .map(|metric| {
@@ -67,11 +83,18 @@ pub fn page(model: &Model, sections: &[Section]) -> Result<String, ReportError> 
         verdict => verdict::verdict(model),
         notes => verdict::notes(model),
         levels => Serde(summary::level_tables(model)),
+        told => told_tables(model),
         series => model.coloured().into_iter().map(Value::from).collect::<Vec<Value>>(),
         swatches,
         on_drive => model.series.iter().any(|s| s.io_state.is_some()),
         sections => shown,
         failures => Serde(summary::failures(model)),
+        searched => !model.data.settings.is_empty(),
+        held_out => Serde(summary::held_out(model)),
+        held_out_share => header.held_out.map(|held| format!("{:.0}%", 100.0 * held.fraction)),
+        noise => Serde(summary::noise(header)),
+        charts => charts.text()?,
+        policy => policy(),
         indexes => Serde(summary::indexes(model)),
         provenance => Serde(summary::provenance(header)),
         method,
@@ -84,15 +107,36 @@ pub fn page(model: &Model, sections: &[Section]) -> Result<String, ReportError> 
     Ok(page)
 }
 
-fn figure(figure: &Figure) -> Result<Value, ReportError> {
+/// For each mode that has any: its name, and which of its differences are told.
+fn told_tables(model: &Model) -> Vec<Value> {
+    let tables = model.modes.iter().map(|mode| (mode.mode.name(), told::table(model, mode)));
+    tables
+        .filter(|(_, table)| !table.rows.is_empty())
+        .map(|(mode, table)| context! { mode, table => Serde(table) })
+        .collect()
+}
+
+/// The one inline script may run; nothing else, and nothing is fetched, whatever the records hold.
+fn policy() -> String {
+    let hash = STANDARD.encode(Sha256::digest(SCRIPT));
+    format!(
+        "default-src 'none'; script-src 'sha256-{hash}'; style-src 'unsafe-inline'; font-src data:; img-src data:; \
+         base-uri 'none'; form-action 'none'"
+    )
+}
+
+/// A figure for the template; it joins `charts` too.
+fn figure(figure: &Figure, pictures: Option<&str>, charts: &mut ChartJson) -> Result<Value, ReportError> {
     let refused = |e: draw::DrawError| ReportError::Chart { id: figure.id.clone(), reason: e.to_string() };
     let mut views = Vec::new();
-    for view in &figure.views {
-        let label =
-            if view.name.is_empty() { figure.title.clone() } else { format!("{} ({})", figure.title, view.name) };
-        let svg = draw::page_svg(&view.plot, &format!("{label}. {}", figure.caption)).map_err(refused)?;
-        views.push(context! { name => view.name, svg });
+    let mut frames = Vec::new();
+    for (name, plot) in figure.plots() {
+        let label = if name.is_empty() { figure.title.clone() } else { format!("{} ({name})", figure.title) };
+        let (svg, drawn) = draw::page_svg(&plot, &format!("{label}. {}", figure.caption)).map_err(refused)?;
+        views.push(context! { name, svg });
+        frames.push(drawn);
     }
+    charts.add(figure, &frames);
     let mut legend = Vec::new();
     for item in &figure.legend {
         let swatch = draw::swatch_svg(item).map_err(refused)?;
@@ -101,8 +145,16 @@ fn figure(figure: &Figure) -> Result<Value, ReportError> {
             LegendItem::Swatch { name, .. } | LegendItem::Guide { name, .. } => context! { swatch, name },
         });
     }
+    let files: Vec<String> =
+        pictures.map_or_else(Vec::new, |at| ["png", "svg"].map(|kind| format!("{at}{}.{kind}", figure.id)).into());
     Ok(context! {
-        id => figure.id.as_str(), title => figure.title.as_str(), caption => figure.caption.as_str(), views, legend, table => Serde(&figure.table)
+        id => figure.id.as_str(),
+        title => figure.title.as_str(),
+        caption => figure.caption.as_str(),
+        views,
+        legend,
+        files,
+        table => Serde(&figure.table),
     })
 }
 

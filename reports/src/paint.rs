@@ -5,26 +5,17 @@
 //! backend turns it back; that is how one drawing serves light, dark and print.
 
 use plotters::style::RGBColor;
+use serde::{Serialize, Serializer};
 
-/// Okabe and Ito's colours for series, most distinct first. Their yellow is left out (unreadable on white), and
-/// their black is the ink of the theme.
-const SERIES_LIGHT: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24"];
+/// Okabe and Ito's colours for series, most distinct first, three of them darkened until they stand out from white
+/// (3 to 1). Their yellow is left out (as dark as that it is an olive), and their black is the ink of the theme.
+const SERIES_LIGHT: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cb76a5", "#c18600", "#1d99e0", "#1b1f24"];
 /// The same hues for dark paper: the blue is lighter, and ink is white.
 const SERIES_DARK: [&str; 7] = ["#3d9fe0", "#e8722a", "#17b58a", "#d98fb8", "#e69f00", "#7cc8f2", "#e9e7e4"];
-/// Colours of build stages: the same set in an order that keeps neighbours apart, and three of Paul Tol's; they carry
-/// text, so each names its readable ink.
-const STAGES: [(&str, Role); 10] = [
-    ("#56b4e9", Role::Black),
-    ("#e69f00", Role::Black),
-    ("#0072b2", Role::White),
-    ("#009e73", Role::White),
-    ("#cc79a7", Role::Black),
-    ("#d55e00", Role::White),
-    ("#f0e442", Role::Black),
-    ("#882255", Role::White),
-    ("#44aa99", Role::Black),
-    ("#999933", Role::Black),
-];
+/// Colours of build stages: the same set in an order that keeps neighbours apart, and some of Paul Tol's; all neither too
+/// light for white paper nor too dark for black, and light enough to carry black text.
+const STAGES: [&str; 10] =
+    ["#1d99e0", "#c18600", "#007fc6", "#009e73", "#cb76a5", "#d55e00", "#9e940d", "#d04289", "#40a090", "#b0805c"];
 
 /// What a shape stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,14 +28,19 @@ pub enum Role {
     Grid,
     /// Background.
     Paper,
-    /// Black on any theme: text on a light colour.
+    /// Black on any theme: text on the colour of a stage.
     Black,
-    /// White on any theme: text on a dark colour.
-    White,
     /// The n-th series.
     Series(u8),
     /// The n-th stage of a build.
     Stage(u8),
+}
+
+impl Serialize for Role {
+    /// The suffix of its classes, which is all that the page's script needs.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.class())
+    }
 }
 
 /// Line patterns, so that series differ without colour.
@@ -58,6 +54,13 @@ pub enum Dash {
     Dotted,
     /// Dash, dot, dash, dot.
     Alternating,
+}
+
+impl Serialize for Dash {
+    /// `stroke-dasharray`, or null.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.pattern().serialize(serializer)
+    }
 }
 
 /// Marker shapes, so that series differ without colour.
@@ -111,6 +114,30 @@ impl Dash {
     }
 }
 
+impl Marker {
+    /// Its corners around its centre, in parts of its radius; `None` for a disc. Equal steps from the top, on one radius
+    /// or alternating between two.
+    pub fn corners(self) -> Option<Vec<(f64, f64)>> {
+        let ring = |turn: f64, radii: &[f64]| {
+            let corners = radii.iter().enumerate().map(|(i, radius)| {
+                let angle = std::f64::consts::TAU * (i as f64 / radii.len() as f64 + turn);
+                (radius * angle.sin(), -radius * angle.cos())
+            });
+            Some(corners.collect())
+        };
+        match self {
+            Marker::Circle => None,
+            Marker::Square => ring(0.125, &[1.25; 4]),
+            Marker::Diamond => ring(0.0, &[1.3; 4]),
+            Marker::Triangle => ring(0.0, &[1.3; 3]),
+            Marker::TriangleDown => ring(0.5, &[1.3; 3]),
+            Marker::Pentagon => ring(0.0, &[1.2; 5]),
+            Marker::Star => ring(0.0, &[1.55, 0.65].repeat(5)),
+            Marker::Plus => ring(-1.0 / 24.0, &[1.25, 1.25, 0.5].repeat(4)),
+        }
+    }
+}
+
 /// Line pattern of the n-th series.
 pub fn series_dash(index: usize) -> Dash {
     [Dash::Solid, Dash::Dashed, Dash::Dotted, Dash::Alternating][index % 4]
@@ -120,11 +147,6 @@ pub fn series_dash(index: usize) -> Dash {
 pub fn series_marker(index: usize) -> Marker {
     use Marker::{Circle, Diamond, Pentagon, Plus, Square, Star, Triangle, TriangleDown};
     [Circle, Square, Triangle, Diamond, TriangleDown, Star, Plus, Pentagon][index % 8]
-}
-
-/// Black or white, whichever reads better on the n-th stage's colour.
-pub fn stage_text(index: usize) -> Role {
-    STAGES[index % STAGES.len()].1
 }
 
 impl Role {
@@ -146,7 +168,6 @@ impl Role {
             Role::Grid => "grid".into(),
             Role::Paper => "paper".into(),
             Role::Black => "black".into(),
-            Role::White => "white".into(),
             Role::Series(i) => i.to_string(),
             Role::Stage(i) => format!("t{i}"),
         }
@@ -158,10 +179,10 @@ impl Role {
             Role::Ink => "#1b1f24",
             Role::Muted => "#5b636e",
             Role::Grid => "#e3e6ea",
-            Role::Paper | Role::White => "#ffffff",
+            Role::Paper => "#ffffff",
             Role::Black => "#000000",
             Role::Series(i) => SERIES_LIGHT[usize::from(i) % SERIES_LIGHT.len()],
-            Role::Stage(i) => STAGES[usize::from(i) % STAGES.len()].0,
+            Role::Stage(i) => STAGES[usize::from(i) % STAGES.len()],
         }
     }
 }
@@ -180,9 +201,8 @@ impl Paint {
             Role::Grid => (2, 0),
             Role::Paper => (3, 0),
             Role::Black => (4, 0),
-            Role::White => (5, 0),
-            Role::Series(i) => (6, i),
-            Role::Stage(i) => (7, i),
+            Role::Series(i) => (5, i),
+            Role::Stage(i) => (6, i),
         };
         RGBColor(kind, index, self.dash as u8)
     }
@@ -194,9 +214,8 @@ impl Paint {
             2 => Role::Grid,
             3 => Role::Paper,
             4 => Role::Black,
-            5 => Role::White,
-            6 => Role::Series(index),
-            7 => Role::Stage(index),
+            5 => Role::Series(index),
+            6 => Role::Stage(index),
             _ => Role::Ink,
         };
         Paint { role, dash: series_dash(usize::from(dash)) }
@@ -214,9 +233,7 @@ pub fn chart_css(series: usize, stages: usize) -> String {
     for role in [Role::Ink, Role::Muted, Role::Grid, Role::Paper] {
         rule(role.class(), &format!("var(--{})", role.class()));
     }
-    for role in [Role::Black, Role::White] {
-        rule(role.class(), role.colour());
-    }
+    rule(Role::Black.class(), Role::Black.colour());
     for i in 0..series {
         rule(Role::series(i).class(), &format!("var(--c{})", i % SERIES_LIGHT.len()));
     }
@@ -231,43 +248,12 @@ pub fn chart_css(series: usize, stages: usize) -> String {
     for i in 0..series {
         css.push_str(&format!(
             "body:has(#series-{i}:not(:checked)) :is(.f-{i},.s-{i}){{display:none}}\
-             body:has(#series-{i}:not(:checked)) [for=series-{i}]{{opacity:.4}}\
-             body:has(#series-{i}:focus-visible) [for=series-{i}]{{outline:2px solid var(--accent)}}\n"
+             body:has(#series-{i}:not(:checked)) [for=series-{i}]{{opacity:.4}}\n"
         ));
     }
     format!(":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{css}")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_paint_survives_its_disguise() {
-        let roles = [
-            Role::Ink,
-            Role::Muted,
-            Role::Grid,
-            Role::Paper,
-            Role::Black,
-            Role::White,
-            Role::Series(11),
-            Role::Stage(3),
-        ];
-        for (i, role) in roles.into_iter().enumerate() {
-            let paint = Paint { role, dash: series_dash(i) };
-            let RGBColor(r, g, b) = paint.disguise();
-            assert_eq!(Paint::unmask((r, g, b)), paint);
-        }
-    }
-
-    #[test]
-    fn the_first_series_differ_without_colour() {
-        let looks = |i| (series_marker(i) as u8, series_dash(i) as u8);
-        for i in 0..8 {
-            for j in 0..i {
-                assert_ne!(looks(i), looks(j), "series {i} and {j}");
-            }
-        }
-    }
-}
+#[path = "paint_tests.rs"]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! In: a [`Model`]. Out: serialisable rows for the template.
 
-use kiln_eval::record::{Difficulty, RunHeader};
+use kiln_eval::record::{Difficulty, RunHeader, Skip};
 use serde::Serialize;
 
 use crate::format;
@@ -24,7 +24,7 @@ pub struct LevelTable {
     pub latency: bool,
     /// Whether any series reads pages.
     pub pages: bool,
-    /// Best first.
+    /// Best first; what was measured elsewhere last.
     pub rows: Vec<LevelRow>,
 }
 
@@ -47,6 +47,8 @@ pub struct LevelRow {
     pub each: String,
     /// Pages a query at the focus level.
     pub pages: String,
+    /// Measured elsewhere: shown last, and not ranked.
+    pub foreign: bool,
     /// `recall:qps` of the frontier, for the threshold.
     pub frontier: String,
 }
@@ -57,11 +59,14 @@ pub fn level_tables(model: &Model) -> Vec<LevelTable> {
 }
 
 fn level_table(model: &Model, mode: &ModeView) -> LevelTable {
-    let focus = mode.focus();
+    let own: Vec<&Curve> = mode.curves.iter().filter(|c| !model.series[c.series].foreign).collect();
+    let focus = ModeView::focus_of(&own).or_else(|| mode.focus());
     let rank_at = focus.unwrap_or(0.0);
     let mut curves: Vec<&Curve> = mode.curves.iter().filter(|c| !c.frontier.is_empty()).collect();
     let speed = |c: &Curve| c.qps_at(rank_at).map_or(0.0, |qps| qps.median);
-    curves.sort_by(|a, b| speed(b).total_cmp(&speed(a)).then(a.series.cmp(&b.series)));
+    let foreign = |c: &Curve| model.series[c.series].foreign;
+    curves
+        .sort_by(|a, b| foreign(a).cmp(&foreign(b)).then(speed(b).total_cmp(&speed(a))).then(a.series.cmp(&b.series)));
     let rows = curves.into_iter().map(|curve| {
         let owner = &model.series[curve.series];
         let qps = LEVELS.iter().map(|&level| {
@@ -85,6 +90,7 @@ fn level_table(model: &Model, mode: &ModeView) -> LevelTable {
             peak: format::bytes(owner.build.peak_rss_bytes as f64),
             each: format!("{} B", format::number(model.bytes_per_vector(owner.build))),
             pages: at_focus(|p| p.pages, format::number),
+            foreign: owner.foreign,
             frontier: points.join(" "),
         }
     });
@@ -111,15 +117,74 @@ pub fn one_line(header: &RunHeader) -> String {
     shorten(&line, 120)
 }
 
-/// Failures and skipped settings.
+/// Settings without figures: what failed first, then what was left out on purpose.
 pub fn failures(model: &Model) -> Table {
-    let mut table = Table::new(&["Index", "Parameters", "Mode", "Why"]);
-    for skipped in &model.skipped {
+    let mut table = Table::new(&["Index", "Parameters", "Mode", "Fate", "Why"]);
+    for fate in [None, Some(Skip::Pruned), Some(Skip::TimeBudget)] {
+        let words = match fate {
+            None => "failed",
+            Some(Skip::Pruned) => "pruned after a probe",
+            Some(Skip::TimeBudget) => "out of time",
+        };
+        for skipped in model.skipped.iter().filter(|skipped| skipped.setting.skip == fate) {
+            table.row([
+                skipped.name.clone(),
+                format::params(&skipped.setting.params),
+                skipped.setting.mode.name(),
+                words.to_string(),
+                skipped.reason.clone(),
+            ]);
+        }
+    }
+    table
+}
+
+/// Settings chosen by some of the queries, and what they are worth on those that were held out.
+pub fn held_out(model: &Model) -> Table {
+    let mut table = Table::new(&[
+        "Index",
+        "Mode",
+        "Chosen for",
+        "Parameters",
+        "Recall where chosen",
+        "Recall held out",
+        "QPS",
+        "p50 held out",
+        "p99 held out",
+    ]);
+    for choice in kiln_eval::held_out::choices(model.data) {
+        let Some(setting) = model.data.settings.iter().find(|setting| setting.key == choice.setting) else { continue };
+        let owner = model.series.iter().find(|s| s.build.key == choice.build_key && s.holds(setting));
+        let short = if choice.recall_held_out < choice.level { "⚠ below the level" } else { "" };
+        table.row::<Cell>([
+            owner.map_or(choice.build_key.clone(), |owner| owner.name.clone()).into(),
+            choice.mode.into(),
+            format::level(choice.level).into(),
+            format::params(&setting.params).into(),
+            format::recall(choice.recall_tuned).into(),
+            (format::recall(choice.recall_held_out), short.to_string()).into(),
+            format::number(choice.qps).into(),
+            format::maybe(choice.latency_us_held_out.map(|(p50, _)| p50), format::micros).into(),
+            format::maybe(choice.latency_us_held_out.map(|(_, p99)| p99), format::micros).into(),
+        ]);
+    }
+    table
+}
+
+/// One setting measured against itself, and what that says; without rows where nobody did.
+pub fn noise(header: &RunHeader) -> Table {
+    let mut table = Table::new(&["Setting", "Mode", "Passes", "Ratio of halves", "95% interval", "Spread", "Verdict"]);
+    if let Some(check) = &header.noise
+        && let Some(noise) = check.noise()
+    {
         table.row([
-            skipped.name.clone(),
-            format::params(&skipped.setting.params),
-            skipped.setting.mode.name(),
-            skipped.reason.clone(),
+            format!("{} {}", check.index, format::params(&check.params)).trim_end().to_string(),
+            check.mode.clone(),
+            format!("{} and {}", check.first.len(), check.second.len()),
+            format!("{:.3}", noise.ratio),
+            format!("{:.3} to {:.3}", noise.lo, noise.hi),
+            format!("{:.1}%", 100.0 * noise.spread),
+            if noise.noisy { "noisy: read small differences with care" } else { "quiet" }.to_string(),
         ]);
     }
     table

@@ -2,12 +2,13 @@
 //!
 //! In: a [`Model`]. Out: plain text. Nothing is claimed that the intervals do not support.
 
-use kiln_eval::compare::{Contrast, Noise, Series, Versus, holm, turn_seconds};
+use kiln_eval::compare::Contrast;
 use kiln_eval::record::{Foreign, Mode, SHIFT_NEIGHBOUR, Shift, Skip};
-use kiln_eval::stats::{AtRecall, Interval};
+use kiln_eval::stats::AtRecall;
 
 use crate::format;
 use crate::model::{Curve, ModeView, Model, shorten};
+use crate::told;
 
 /// The verdict of the first mode, at its focus level; and, where the machine is noisy, that it is.
 pub fn verdict(model: &Model) -> String {
@@ -22,6 +23,9 @@ fn of_figures(model: &Model) -> String {
     let Some(mode) = model.primary() else {
         let builds = format::count(model.data.builds.len(), "index was built", "indexes were built");
         return match model.skipped.len() {
+            0 if model.data.builds.is_empty() && model.loads.is_empty() && model.peers.is_empty() => {
+                "This run is empty: nothing was built and nothing was searched.".into()
+            }
             0 => format!("Nothing was searched; {builds}."),
             n => format!("No setting could be measured: {}; {builds}.", format::count(n, "failed", "failed")),
         };
@@ -37,47 +41,47 @@ fn of_figures(model: &Model) -> String {
     let Some(level) = ModeView::focus_of(&own) else {
         return without_level(model, mode, &own);
     };
-    let mut ranked: Vec<(&Curve, Interval)> = own.iter().filter_map(|c| Some((*c, c.qps_at(level)?))).collect();
-    ranked.sort_by(|a, b| b.1.median.total_cmp(&a.1.median));
+    let ranked = told::against_fastest(model, &own, level);
     let name = |curve: &Curve| model.series[curve.series].name.clone();
-    let Some(((best, qps), others)) = ranked.split_first() else {
+    let Some((first, others)) = ranked.split_first() else {
         return without_level(model, mode, &own);
     };
-    let bounded = |curve: &Curve| matches!(curve.at(level, |p| Some(p.qps.median)), Some(AtRecall::Bound(_)));
-    let at_least = |curve: &Curve| if bounded(curve) { "at least " } else { "" };
-    let speed = |curve: &Curve, qps: &Interval| format!("{}{}", at_least(curve), format::number(qps.median));
-    let lead = lead(model, level, best, others);
+    let best = first.curve;
+    let at_least = |entry: &told::Ranked| if entry.bound { "at least " } else { "" };
+    let speed = |entry: &told::Ranked| format!("{}{}", at_least(entry), format::number(entry.qps.median));
+    // Either may be a bound, which leads nobody.
+    let lead = others.first().filter(|_| !first.bound).and_then(|second| Some((second.contrast?, second.told)));
     let tied = lead.is_some_and(|(_, told)| !told);
     let mut text = format!("At recall {} ({}), ", format::level(level), setup(model, mode));
     match others.first() {
-        Some((second, next)) if bounded(second) => text.push_str(&format!(
+        Some(second) if second.bound => text.push_str(&format!(
             "{} answers {} queries/s and {} {}; a bound does not rank: search with less effort to compare them",
             name(best),
-            speed(best, qps),
-            name(second),
-            speed(second, next),
+            speed(first),
+            name(second.curve),
+            speed(second),
         )),
-        Some((second, next)) if tied => text.push_str(&format!(
+        Some(second) if tied => text.push_str(&format!(
             "{} and {} show no detectable difference: {} and {} queries/s{}",
             name(best),
-            name(second),
-            speed(best, qps),
-            speed(second, next),
+            name(second.curve),
+            speed(first),
+            speed(second),
             lead.map_or_else(String::new, |(contrast, _)| interval("; the ratio", &contrast)),
         )),
         second => {
-            text.push_str(&format!("{} answers {} queries/s", name(best), speed(best, qps)));
-            let ends = format::ends(*qps);
+            text.push_str(&format!("{} answers {} queries/s", name(best), speed(first)));
+            let ends = format::ends(first.qps);
             if !ends.is_empty() {
                 text.push_str(&format!(" [{ends}]"));
             }
-            if let Some((second, next)) = second {
+            if let Some(second) = second {
                 text.push_str(&format!(
                     ", {}{} times {} ({}{})",
-                    at_least(best),
-                    format::number(qps.median / next.median),
-                    name(second),
-                    speed(second, next),
+                    at_least(first),
+                    format::number(first.qps.median / second.qps.median),
+                    name(second.curve),
+                    speed(second),
                     lead.map_or_else(String::new, |(contrast, _)| interval("; the ratio", &contrast)),
                 ));
             }
@@ -89,11 +93,11 @@ fn of_figures(model: &Model) -> String {
     text.push('.');
     if let Some(p99) = best.at(level, |p| Some(p.latency?.p99)).and_then(AtRecall::value) {
         let build = model.series[best.series].build;
-        let ranked = !tied && !others.first().is_some_and(|(second, _)| bounded(second));
+        let ranked = !tied && !others.first().is_some_and(|second| second.bound);
         text.push_str(&format!(
             " {} p99 there is {}{}; it was built in {} and takes {} on the drive.",
             if ranked { "Its".into() } else { format!("{}'s", name(best)) },
-            if bounded(best) { "at most " } else { "" },
+            if first.bound { "at most " } else { "" },
             format::micros(p99),
             format::seconds(build.total_seconds),
             format::bytes(build.index_bytes as f64),
@@ -105,19 +109,6 @@ fn of_figures(model: &Model) -> String {
         }
     }
     text
-}
-
-/// The leader against the next, and whether its lead is told: by the tests of `kiln compare`, corrected for all the others
-/// that the leader is held against. `None` where there is no other, or either figure is a bound.
-fn lead(model: &Model, level: f64, best: &Curve, others: &[(&Curve, Interval)]) -> Option<(Contrast, bool)> {
-    let turn = turn_seconds(model.data.header.quick);
-    let series = |curve: &Curve| Series::of_run(curve.points.iter().map(|point| point.setting), turn);
-    let leader = series(best);
-    let against = |curve: &Curve| Versus::new(&series(curve), &leader, Noise::unknown()).at_level(level).contrast;
-    let contrasts: Vec<Option<Contrast>> = others.iter().map(|(curve, _)| against(curve)).collect();
-    let adjusted = holm(&contrasts.iter().flatten().map(Contrast::p).collect::<Vec<_>>());
-    let next = (*contrasts.first()?)?;
-    Some((next, next.told(*adjusted.first()?) == Some(true)))
 }
 
 /// `; the ratio is .98 to 1.05 with 95% confidence`.

@@ -40,7 +40,11 @@ fn without_arguments_the_demo_is_measured_and_reported() {
     assert_says(&page, &["photosift-10k-128-euclidean", "kiln bench", "vamana", "ivf-pq", "<svg", "</html>"]);
     let charts = place.names(&format!("{run}/charts"));
     assert!(charts.contains("recall-qps-latency-1.png") && charts.len() >= 4, "{charts:?}");
-    charts.iter().for_each(|chart| assert_png(&place, &format!("{run}/charts/{chart}")));
+    for chart in charts.iter().filter_map(|name| name.strip_suffix(".png")) {
+        assert_png(&place, &format!("{run}/charts/{chart}.png"));
+        assert!(place.text(&format!("{run}/charts/{chart}.svg")).starts_with("<svg "), "{chart}");
+        assert_says(&page, &[&format!("href=\"charts/{chart}.png\""), &format!("href=\"charts/{chart}.svg\"")]);
+    }
 
     // A line of figures for each setting, the best of each index near exact, and where the report is.
     let figures: Vec<&str> = first.out.lines().filter(|l| l.starts_with("vamana") || l.starts_with("ivf-pq")).collect();
@@ -64,6 +68,65 @@ fn without_arguments_the_demo_is_measured_and_reported() {
     let now = ["run.json", "builds.jsonl", "settings.jsonl"].map(|file| place.read(&format!("{run}/{file}")));
     assert!(now == kept, "a finished run changed");
     assert!(place.text(&format!("{run}/report.html")) == page, "the report changed");
+
+    // What a click on a point copies measures that point again.
+    let charts = page.split("id=\"charts\">").nth(1).and_then(|rest| rest.split("</script>").next());
+    let charts: Value = serde_json::from_str(charts.expect("charts for the script")).expect("JSON");
+    let commands = charts["tips"].as_array().expect("tips").iter().filter_map(|tip| tip[1].as_str());
+    let again = commands.clone().find(|text| text.contains("--search-list 10 ") && text.contains("--threads 1 "));
+    let again: Vec<&str> = again.expect("a command").split(' ').collect();
+    assert_eq!(again[0], "kiln");
+    place.ok(&again[1..]);
+    let measured = place.text("kiln-runs/again/settings.jsonl");
+    for text in measured.lines() {
+        let setting: Value = serde_json::from_str(text).expect("a record");
+        let before = settings.iter().find(|old| ["params", "mode"].iter().all(|key| old[key] == setting[key]));
+        let hits = |setting: &Value| setting["answers"]["strict_hits"].clone();
+        assert!(before.is_some_and(|old| hits(old) == hits(&setting) && !hits(old).is_null()), "{text}");
+    }
+    assert!(commands.filter(|text| text.starts_with("kiln bench ")).count() >= settings.len() / 2);
+}
+
+#[test]
+fn a_report_is_opened_or_says_why_not() {
+    let place = Place::new().with_set();
+    place.ok(&short(&["--out", "run"]));
+    std::fs::create_dir(place.path("programs")).expect("a folder");
+    let programs = place.path("programs");
+    let path = [("PATH", programs.to_str().expect("text"))];
+    let ran = place.run_with(&["report", "run", "--open"], &path);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert_says(&ran.out, &["report: run/report.html"]);
+    assert_says(&ran.err, &["error: cannot open ", "run/report.html", "in a browser by hand"]);
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let opener = programs.join("xdg-open");
+        place.write("programs/xdg-open", "#!/bin/sh\nprintf %s \"$1\" >opened\n");
+        std::fs::set_permissions(&opener, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        let ran = place.run_with(&["report", "run", "--open"], &path);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(std::path::Path::new(&place.text("opened")).is_absolute());
+        assert!(place.text("opened").ends_with("run/report.html"));
+        place.write("programs/xdg-open", "#!/bin/sh\nexit 3\n");
+        let ran = place.run_with(&["report", "run", "--open"], &path);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert_says(&ran.err, &["xdg-open: exit status: 3"]);
+    }
+}
+
+#[test]
+fn a_report_tells_the_differences_to_a_baseline() {
+    let place = Place::new().with_set();
+    for out in ["before", "after"] {
+        place.ok(&short(&["--out", out]));
+    }
+    assert!(!place.text("after/report.html").contains("id=\"section-differences\""), "nobody asked");
+    place.ok(&["report", "after", "--against", "before"]);
+    let page = place.text("after/report.html");
+    assert_says(&page, &["id=\"section-differences\"", "A is the baseline, before; B is this run."]);
+    let error = place.fails(1, &["report", "after", "--against", "none"]);
+    assert_says(&error, &["none"]);
 }
 
 #[test]

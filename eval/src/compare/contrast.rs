@@ -5,6 +5,8 @@
 //! an A/A run. A difference is told where all of it, weighed by [Student's t](super::student), makes it improbable *and* it is larger
 //! than the noise floor.
 
+use rayon::prelude::*;
+
 use super::bootstrap::{QueryDraws, variance};
 use super::noise::Noise;
 use super::sample::{QueryTimes, Sampled, Series};
@@ -105,49 +107,80 @@ pub struct Versus<'a> {
 impl<'a> Versus<'a> {
     /// Draws the queries of both sides anew, alike. Sides that had other queries are compared without that.
     pub fn new(a: &'a Series, b: &'a Series, noise: Noise) -> Self {
-        let queries = |series: &Series| {
-            let lengths = series.settings.iter().map(|setting| setting.query_recall.len().max(setting.times.us.len()));
-            lengths.max().unwrap_or(0)
-        };
-        let draws = QueryDraws::of(if queries(a) == queries(b) { queries(a) } else { 0 });
+        let draws = common_draws([a, b].into_iter());
         Self { a: Redrawn::new(a, &draws), b: Redrawn::new(b, &draws), noise }
     }
 
     /// Both sides at a recall level.
     pub fn at_level(&self, level: f64) -> AtLevel {
-        let (a, b) = (self.a.at_level(level), self.b.at_level(level));
-        let figure = |side: &Option<Side>| side.as_ref().map(|side| side.figure);
-        let contrast = match (&a, &b) {
-            (Some(a), Some(b)) if matches!((a.figure, b.figure), (AtRecall::Value(_), AtRecall::Value(_))) => {
-                Some(self.contrast(a, b))
-            }
-            _ => None,
-        };
-        AtLevel { a: figure(&a), b: figure(&b), contrast }
+        at_level(&self.a, &self.b, level, self.noise)
     }
 
     /// Setting `a` of A against setting `b` of B, by their positions.
     pub fn at_setting(&self, a: usize, b: usize) -> Contrast {
-        self.contrast(&self.a.at_setting(a), &self.b.at_setting(b))
+        contrast((&self.a, &self.a.at_setting(a)), (&self.b, &self.b.at_setting(b)), self.noise)
+    }
+}
+
+/// Several series of one run, mode and place, each of which is held against some of the others: queries are drawn once.
+pub struct Field<'a> {
+    series: Vec<Redrawn<'a>>,
+    noise: Noise,
+}
+
+impl<'a> Field<'a> {
+    /// Draws the queries of all of them anew, alike. Where one had other queries, all are compared without that.
+    pub fn new(series: &'a [Series], noise: Noise) -> Self {
+        let draws = common_draws(series.iter());
+        Self { series: series.par_iter().map(|series| Redrawn::new(series, &draws)).collect(), noise }
     }
 
-    fn contrast(&self, a: &Side, b: &Side) -> Contrast {
-        let apart: Vec<f64> = a.drawn.iter().zip(&b.drawn).map(|(a, b)| b - a).collect();
-        let queries = apart.len().min(self.a.queries).saturating_sub(1) as f64;
-        let parts = [
-            (a.pass_variance, self.a.series.freedom),
-            (b.pass_variance, self.b.series.freedom),
-            (variance(&apart), queries),
-            (self.noise.between(a.runs, b.runs), self.noise.freedom),
-        ];
-        let repeated = self.noise.is_known() || (self.a.series.freedom > 0.0 && self.b.series.freedom > 0.0);
-        let (variance, freedom) = satterthwaite(&parts);
-        Contrast {
-            log_ratio: b.log_qps - a.log_qps,
-            variance,
-            freedom: if repeated { freedom } else { 0.0 },
-            floor: self.noise.floor(a.runs, b.runs),
+    /// Series `b` against series `a`, by their positions, at a recall level.
+    pub fn at_level(&self, a: usize, b: usize, level: f64) -> AtLevel {
+        at_level(&self.series[a], &self.series[b], level, self.noise)
+    }
+}
+
+/// Draws of the queries that all of these had; none where one had others.
+fn common_draws<'a>(mut series: impl Iterator<Item = &'a Series>) -> QueryDraws {
+    let queries = |series: &Series| {
+        let lengths = series.settings.iter().map(|setting| setting.query_recall.len().max(setting.times.us.len()));
+        lengths.max().unwrap_or(0)
+    };
+    let first = series.next().map_or(0, queries);
+    QueryDraws::of(if series.all(|other| queries(other) == first) { first } else { 0 })
+}
+
+fn at_level(a: &Redrawn<'_>, b: &Redrawn<'_>, level: f64, noise: Noise) -> AtLevel {
+    let (at_a, at_b) = (a.at_level(level), b.at_level(level));
+    let figure = |side: &Option<Side>| side.as_ref().map(|side| side.figure);
+    let contrast = match (&at_a, &at_b) {
+        (Some(side_a), Some(side_b))
+            if matches!((side_a.figure, side_b.figure), (AtRecall::Value(_), AtRecall::Value(_))) =>
+        {
+            Some(contrast((a, side_a), (b, side_b), noise))
         }
+        _ => None,
+    };
+    AtLevel { a: figure(&at_a), b: figure(&at_b), contrast }
+}
+
+fn contrast((all_a, a): (&Redrawn<'_>, &Side), (all_b, b): (&Redrawn<'_>, &Side), noise: Noise) -> Contrast {
+    let apart: Vec<f64> = a.drawn.iter().zip(&b.drawn).map(|(a, b)| b - a).collect();
+    let queries = apart.len().min(all_a.queries).saturating_sub(1) as f64;
+    let parts = [
+        (a.pass_variance, all_a.series.freedom),
+        (b.pass_variance, all_b.series.freedom),
+        (variance(&apart), queries),
+        (noise.between(a.runs, b.runs), noise.freedom),
+    ];
+    let repeated = noise.is_known() || (all_a.series.freedom > 0.0 && all_b.series.freedom > 0.0);
+    let (variance, freedom) = satterthwaite(&parts);
+    Contrast {
+        log_ratio: b.log_qps - a.log_qps,
+        variance,
+        freedom: if repeated { freedom } else { 0.0 },
+        floor: noise.floor(a.runs, b.runs),
     }
 }
 

@@ -37,7 +37,7 @@ mod side;
 mod signed_rank;
 mod student;
 
-pub use contrast::{ALPHA, AtLevel, Contrast, Paired, Versus};
+pub use contrast::{ALPHA, AtLevel, Contrast, Field, Paired, Versus};
 pub use decide::{Sides, compare};
 pub use holm::holm;
 pub use model::{

@@ -140,7 +140,7 @@ fn loads_are_offered_once_at_the_fastest_setting_that_reaches_the_recall() {
     for load in open {
         assert_eq!((load.url.as_str(), load.connections, load.capacity), (IN_PROCESS, 2, Some(capacity)));
         assert_eq!(load.params["search_list"], 40, "ten are too few");
-        assert!(load.errors.is_empty() && load.latency_us.p50 > 0.0 && load.recall == Some(most), "{load:?}");
+        assert!(load.latency_us.p50 > 0.0 && load.recall == Some(most), "{load:?}");
     }
     // Thrice what it can: it falls behind, and whoever waits is counted from when he came.
     assert!(open[2].saturated && open[2].latency_us.p50 > 10.0 * closed.latency_us.p50, "{:?}", open[2]);

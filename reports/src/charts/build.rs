@@ -7,11 +7,11 @@ use kiln_eval::record::BuildRecord;
 use kiln_eval::stats::Interval;
 
 use super::{series_legend, stage_legend, stage_names};
-use crate::axis::Axis;
+use crate::axis::{Axis, Unit};
 use crate::format;
 use crate::model::{Model, Series, shorten};
-use crate::paint::{Role, stage_text};
-use crate::plot::{Figure, LegendItem, Mark, Panel, Plot, View};
+use crate::paint::Role;
+use crate::plot::{Figure, LegendItem, Mark, Panel, Plot};
 use crate::table::Table;
 
 /// Bars: one band each, this much of it filled.
@@ -71,15 +71,15 @@ fn stages(model: &Model) -> Option<Figure> {
                 x: (left, right),
                 y: band(i),
                 role: if *stage == other { Role::Muted } else { Role::stage(*stage) },
-                tip: format!("{name}\n{stage_name}: {}", format::seconds(*seconds)),
+                tip: format!("{name}\n{stage_name}: {}", format::seconds(*seconds)).into(),
                 inside: Some((
                     format!("{stage_name} {}", format::seconds(*seconds)),
-                    if *stage == other { Role::Paper } else { stage_text(*stage) },
+                    if *stage == other { Role::Paper } else { Role::Black },
                 )),
             });
             left = right;
         }
-        marks.push(Mark::Text { at: (left, i as f64 + 0.5), text: format::seconds(build.total_seconds) });
+        marks.push(Mark::Text { at: (left, i as f64 + 0.5), text: format::seconds(build.total_seconds), series: None });
         rows.push((name, build, parts));
     }
     let mut legend = stage_legend(&stages);
@@ -97,7 +97,7 @@ fn stages(model: &Model) -> Option<Figure> {
     }
     let panel = Panel {
         title: String::new(),
-        x: bar_axis("wall seconds", builds.iter().map(|b| b.total_seconds), format::tick),
+        x: bar_axis("wall seconds", builds.iter().map(|b| b.total_seconds), Unit::Plain),
         y: Axis::bands(names(model).into_iter()),
         grid: (true, false),
         marks,
@@ -106,17 +106,17 @@ fn stages(model: &Model) -> Option<Figure> {
         id: "build".into(),
         title: "Build time by stage".into(),
         caption: "Wall time of each stage, in order; the figure at the end is the total. Shorter is better.".into(),
-        views: vec![View { name: "", plot: Plot { height: bar_height(builds.len()), ..Plot::single(panel) } }],
+        plot: Plot { height: bar_height(builds.len()), ..Plot::single(panel) },
+        choices: Vec::new(),
         legend,
         table,
-        picture: true,
     }
     .if_drawn()
 }
 
 /// From zero, with room for the figure at the end of the longest bar.
-fn bar_axis(title: &str, values: impl Iterator<Item = f64>, label: fn(f64) -> String) -> Axis {
-    Axis::from_zero(title, values.map(|v| v * 1.08), label)
+fn bar_axis(title: &str, values: impl Iterator<Item = f64>, unit: Unit) -> Axis {
+    Axis::from_zero(title, values.map(|v| v * 1.08), unit)
 }
 
 fn costs(model: &Model) -> Option<Figure> {
@@ -140,10 +140,11 @@ fn costs(model: &Model) -> Option<Figure> {
                 x: (0.0, figure),
                 y: band(i),
                 role: Role::series(model.series_of_build(i)),
-                tip: format!("{name}\n{}: {}", cost.title, (cost.show)(figure)),
+                tip: format!("{name}\n{}: {}", cost.title, (cost.show)(figure)).into(),
                 inside: None,
             });
-            marks.push(Mark::Text { at: (figure, i as f64 + 0.5), text: (cost.show)(figure) });
+            let at = (figure, i as f64 + 0.5);
+            marks.push(Mark::Text { at, text: (cost.show)(figure), series: Some(model.series_of_build(i)) });
         }
         let labels = names.iter().map(|name| if column == 0 { name.clone() } else { String::new() });
         Panel {
@@ -152,7 +153,7 @@ fn costs(model: &Model) -> Option<Figure> {
             x: Axis {
                 hi: (longest * 1.6).max(1.0),
                 ticks: Vec::new(),
-                ..Axis::from_zero("", [1.0].into_iter(), cost.show)
+                ..Axis::from_zero("", [1.0].into_iter(), Unit::Plain)
             },
             y: Axis::bands(labels),
             grid: (false, false),
@@ -166,10 +167,10 @@ fn costs(model: &Model) -> Option<Figure> {
         caption: "Highest resident set of the building process; resident bytes that serving from memory needs beyond \
                   the process itself; size of the file. Shorter is better."
             .into(),
-        views: vec![View { name: "", plot }],
+        plot,
+        choices: Vec::new(),
         legend: Vec::new(),
         table,
-        picture: false,
     }
     .if_drawn()
 }
@@ -204,16 +205,17 @@ fn trade(model: &Model) -> Option<Figure> {
                     format::number(qps.median),
                     cost.title,
                     (cost.show)(figure)
-                ),
+                )
+                .into(),
             }
         });
         let figures = reached.iter().map(|(owner, ..)| (cost.of)(owner.build));
         let x = match column {
-            0 => Axis::from_zero("build time, seconds", figures, format::tick),
+            0 => Axis::from_zero("build time, seconds", figures, Unit::Plain),
             _ => byte_axis(&cost.title.to_lowercase(), figures),
         };
         let y_title = if column == 0 { "queries per second" } else { "" };
-        let y = Axis::log(y_title, reached.iter().flat_map(|(.., qps)| [qps.lo, qps.hi]), format::compact);
+        let y = Axis::log(y_title, reached.iter().flat_map(|(.., qps)| [qps.lo, qps.hi]), Unit::Compact);
         Panel { title: String::new(), x, y, grid: (true, true), marks: marks.collect() }
     });
     let plot = Plot { width: 880.0, height: 300.0, panels: panels.collect(), threshold: false };
@@ -221,10 +223,10 @@ fn trade(model: &Model) -> Option<Figure> {
         id: "trade".into(),
         title: format!("Throughput at recall {} against cost, {}", format::level(level), mode.mode.name()),
         caption: "Up and to the left is better: fast at little cost.".into(),
-        views: vec![View { name: "", plot }],
+        plot,
+        choices: Vec::new(),
         legend: series_legend(model, reached.iter().map(|(_, series, _)| *series)),
         table,
-        picture: false,
     }
     .if_drawn()
 }
@@ -233,8 +235,8 @@ fn trade(model: &Model) -> Option<Figure> {
 fn byte_axis(title: &str, bytes: impl Iterator<Item = f64>) -> Axis {
     let largest = bytes.fold(1.0, f64::max);
     let unit = 1024f64.powf(largest.log(1024.0).floor());
-    let scaled = Axis::from_zero(title, [largest / unit].into_iter(), format::tick);
+    let scaled = Axis::from_zero(title, [largest / unit].into_iter(), Unit::Plain);
     let stride = scaled.ticks.len().div_ceil(4);
     let ticks = scaled.ticks.iter().step_by(stride).map(|(v, _)| (v * unit, format::bytes_tick(v * unit)));
-    Axis { hi: scaled.hi * unit, ticks: ticks.collect(), ..scaled }
+    Axis { hi: scaled.hi * unit, unit: Unit::Bytes, ticks: ticks.collect(), ..scaled }
 }

@@ -6,11 +6,11 @@
 use kiln_eval::record::IoState;
 
 use super::{series_legend, tip};
-use crate::axis::Axis;
+use crate::axis::{Axis, Unit};
 use crate::format;
 use crate::model::{Curve, ModeView, Model, Point};
 use crate::paint::Dash;
-use crate::plot::{Figure, LegendItem, Mark, Panel, Plot, View};
+use crate::plot::{Figure, LegendItem, Mark, Panel, Plot};
 use crate::table::Table;
 
 /// A figure for each mode in which settings were measured cold and warm.
@@ -71,7 +71,7 @@ fn figure(model: &Model, mode: &ModeView) -> Option<Figure> {
     let panel = Panel {
         title: String::new(),
         x: Axis::recall("recall (strict)", ends.iter().map(|(_, at)| at.0)),
-        y: Axis::log("p99 latency", ends.iter().map(|(_, at)| at.1), format::micros_tick),
+        y: Axis::log("p99 latency", ends.iter().map(|(_, at)| at.1), Unit::Micros),
         grid: (true, true),
         marks,
     };
@@ -84,10 +84,10 @@ fn figure(model: &Model, mode: &ModeView) -> Option<Figure> {
                   queries, and with the cache as earlier passes left it. A cold pass warms the cache as it goes, so \
                   that its first queries pay most. Lower is better, and so is a short distance."
             .into(),
-        views: vec![View { name: "", plot: Plot { height: 380.0, ..Plot::single(panel) } }],
+        plot: Plot { height: 380.0, ..Plot::single(panel) },
+        choices: Vec::new(),
         legend,
         table,
-        picture: true,
     }
     .if_drawn()
 }

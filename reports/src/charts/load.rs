@@ -6,11 +6,11 @@
 use kiln_eval::load::KEPT_UP;
 use kiln_eval::record::LoadRecord;
 
-use crate::axis::Axis;
+use crate::axis::{Axis, Unit};
 use crate::format;
 use crate::model::{LoadCurve, Model};
 use crate::paint::Dash;
-use crate::plot::{Figure, LegendItem, Mark, Panel, Plot, View};
+use crate::plot::{Figure, LegendItem, Mark, Panel, Plot, Tip};
 use crate::table::{Cell, Table};
 
 /// Offered load against latency, where any load was recorded.
@@ -55,12 +55,12 @@ pub fn figure(model: &Model) -> Option<Figure> {
         let records = model.loads.iter().flat_map(|curve| &curve.records);
         records.flat_map(|record| PERCENTILES.map(|of| of(record))).filter(|us| *us > 0.0)
     };
-    let y = Axis::log("latency from the intended start", heights(), format::micros_tick);
+    let y = Axis::log("latency from the intended start", heights(), Unit::Micros);
     let guides = saturations(&model.loads, &y, &mut legend);
     let rates = model.loads.iter().flat_map(|curve| &curve.records).map(|record| record.offered_rate);
     let panel = Panel {
         title: String::new(),
-        x: Axis::from_zero("offered load, requests per second", rates, format::compact),
+        x: Axis::from_zero("offered load, requests per second", rates, Unit::Compact),
         y,
         grid: (true, true),
         marks: guides.into_iter().chain(lines).chain(points).collect(),
@@ -79,10 +79,10 @@ pub fn figure(model: &Model) -> Option<Figure> {
              right is better.{of_one}",
             100.0 * KEPT_UP
         ),
-        views: vec![View { name: "", plot: Plot { height: 400.0, ..Plot::single(panel) } }],
+        plot: Plot { height: 400.0, ..Plot::single(panel) },
+        choices: Vec::new(),
         legend,
         table,
-        picture: true,
     }
     .if_drawn()
 }
@@ -103,7 +103,7 @@ fn saturations(loads: &[LoadCurve], y: &Axis, legend: &mut Vec<LegendItem>) -> V
     marks
 }
 
-fn point_tip(name: &str, record: &LoadRecord) -> String {
+fn point_tip(name: &str, record: &LoadRecord) -> Tip {
     let latency = &record.latency_us;
     let mut lines = vec![
         name.to_string(),
@@ -116,7 +116,7 @@ fn point_tip(name: &str, record: &LoadRecord) -> String {
         lines.push(format!("{} not answered well", format::number(errors as f64)));
     }
     lines.push(format!("rate={}", record.offered_rate));
-    lines.join("\n")
+    lines.join("\n").into()
 }
 
 fn row(record: &LoadRecord) -> Vec<Cell> {

@@ -6,11 +6,11 @@
 use kiln_eval::record::{IoState, Mode};
 use kiln_eval::stats::{AtRecall, Interval};
 
-use crate::axis::Axis;
+use crate::axis::{Axis, Unit};
 use crate::format;
 use crate::model::{Curve, ModeView, Model};
 use crate::paint::Dash;
-use crate::plot::{Figure, LegendItem, Mark, Panel, Plot, View};
+use crate::plot::{Figure, LegendItem, Mark, Panel, Plot, Tip};
 use crate::table::{Cell, Table};
 
 /// The level that the figure speaks of; where nobody reaches it, the mode's own.
@@ -109,7 +109,7 @@ fn figure(model: &Model, mode: &ModeView) -> Option<Figure> {
     let panel = Panel {
         title: String::new(),
         x: Axis::log_bytes("memory for serving", spots().map(|spot| spot.bytes)),
-        y: Axis::log("queries per second", heights, format::compact),
+        y: Axis::log("queries per second", heights, Unit::Compact),
         grid: (true, true),
         marks,
     };
@@ -117,10 +117,10 @@ fn figure(model: &Model, mode: &ModeView) -> Option<Figure> {
         id: format!("serving-memory-{}", mode.mode.name()),
         title: format!("QPS at recall {} against serving memory, {}", format::level(level), mode.mode.name()),
         caption,
-        views: vec![View { name: "", plot: Plot::single(panel) }],
+        plot: Plot::single(panel),
+        choices: Vec::new(),
         legend,
         table,
-        picture: true,
     }
     .if_drawn()
 }
@@ -202,12 +202,12 @@ impl Spot {
         format!("{}{}", if self.bound { "≥ " } else { "" }, format::number(self.qps.median))
     }
 
-    fn tip(&self, name: &str) -> String {
+    fn tip(&self, name: &str) -> Tip {
         let mut lines = vec![name.to_string(), format!("{} queries/s", self.rate())];
         lines.extend(self.pages.map(|pages| format!("{} pages a query", format::number(pages))));
         lines.extend(self.held.map(|held| format!("holds {}", format::bytes(held as f64))));
         lines.push(format!("memory={}", format::bytes_tick(self.bytes)));
-        lines.join("\n")
+        lines.join("\n").into()
     }
 
     fn row(&self, name: &str) -> [Cell; 7] {

@@ -4,6 +4,7 @@
 //! out.
 
 mod build;
+mod difference;
 mod drive;
 mod load;
 mod memory;
@@ -11,8 +12,11 @@ mod quality;
 mod recall;
 mod threads;
 
+use kiln_eval::compare::Comparison;
+
 use crate::model::{Model, Point};
-use crate::plot::{Figure, LegendItem};
+use crate::plot::{Figure, LegendItem, Tip};
+use crate::reproduce;
 use crate::table::Table;
 use crate::{format, paint::Role};
 
@@ -26,29 +30,33 @@ pub struct Section {
     pub intro: String,
     /// The figures.
     pub figures: Vec<Figure>,
-    /// Shown after the figures: settings that no figure can show.
-    pub table: Option<Table>,
+    /// Shown after the figures, each under its title, which may be empty: what no figure can show.
+    pub tables: Vec<(String, Table)>,
 }
 
-/// Every section with something to show.
-pub fn sections(model: &Model) -> Vec<Section> {
-    let mut sections = vec![Section {
+/// Every section with something to show; `comparison` is of this run with a baseline.
+pub fn sections(model: &Model, comparison: Option<&Comparison>) -> Vec<Section> {
+    let mut sections: Vec<Section> = comparison.map(difference::section).into_iter().collect();
+    sections.push(Section {
         id: "memory".into(),
         title: "Serving memory".into(),
         intro: "One file on the drive, served with more and less memory.".into(),
         figures: memory::figures(model),
-        table: None,
-    }];
+        tables: Vec::new(),
+    });
     for mode in &model.modes {
         let name = mode.mode.name();
         let figures = recall::figures(model, mode);
-        let table = figures.is_empty().then(|| recall::settings_table(model, mode));
+        let tables = match figures.is_empty() {
+            true => vec![(String::new(), recall::settings_table(model, mode))],
+            false => Vec::new(),
+        };
         sections.push(Section {
             id: format!("mode-{name}"),
             title: format!("Search: {name}"),
             intro: format!("Measured as {}. Figures of different modes are never drawn on one chart.", mode.words()),
             figures,
-            table,
+            tables,
         });
     }
     sections.push(Section {
@@ -56,21 +64,21 @@ pub fn sections(model: &Model) -> Vec<Section> {
         title: "Cold and warm".into(),
         intro: String::new(),
         figures: drive::figures(model),
-        table: None,
+        tables: Vec::new(),
     });
     sections.push(Section {
         id: "load".into(),
         title: "Load".into(),
         intro: String::new(),
         figures: load::figure(model).into_iter().collect(),
-        table: None,
+        tables: Vec::new(),
     });
     sections.push(Section {
         id: "threads".into(),
         title: "Threads".into(),
         intro: String::new(),
         figures: threads::figure(model).into_iter().collect(),
-        table: None,
+        tables: Vec::new(),
     });
     sections.push(Section {
         id: "quality".into(),
@@ -79,18 +87,20 @@ pub fn sections(model: &Model) -> Vec<Section> {
                 frontier that reaches recall .95, or else its most accurate."
             .into(),
         figures: quality::figures(model),
-        table: None,
+        tables: Vec::new(),
     });
     sections.push(Section {
         id: "build".into(),
         title: "Build".into(),
         intro: String::new(),
         figures: build::figures(model),
-        table: None,
+        tables: Vec::new(),
     });
-    sections.retain(|section| !section.figures.is_empty() || section.table.is_some());
+    sections.retain(|section| !section.figures.is_empty() || !section.tables.is_empty());
     sections
 }
+
+pub use difference::STAGES as LEAST_STAGES;
 
 /// Stages of all builds, in order of first appearance: the index of a stage is its colour.
 pub fn stage_names<'a>(model: &Model<'a>) -> Vec<&'a str> {
@@ -113,8 +123,8 @@ fn stage_legend(names: &[&str]) -> Vec<LegendItem> {
         .collect()
 }
 
-/// What hovering over a setting shows; its last line is its parameters, which a click copies.
-fn tip(model: &Model, series: usize, point: &Point) -> String {
+/// What hovering over a setting shows: its figures and its parameters; a click copies what measures it again.
+fn tip(model: &Model, series: usize, point: &Point) -> Tip {
     let mut lines = vec![model.series[series].name.clone()];
     if let Some(recall) = point.recall {
         lines.push(format!("recall {}", format::recall(recall)));
@@ -134,5 +144,6 @@ fn tip(model: &Model, series: usize, point: &Point) -> String {
         lines.push("⚠ warm-up did not settle".into());
     }
     lines.push(format::params(&point.setting.params));
-    lines.join("\n")
+    let copy = reproduce::copy_of(model.data, model.series[series].build, point.setting);
+    Tip { text: lines.join("\n"), copy }
 }

@@ -6,16 +6,18 @@
 use kiln_eval::metrics::{self, DifficultyBucket};
 
 use super::series_legend;
-use crate::axis::{Axis, Scale};
+use crate::axis::{Axis, Scale, Unit};
 use crate::format;
 use crate::model::{Model, Point};
-use crate::plot::{Figure, Mark, Panel, Plot, View};
+use crate::plot::{Figure, Mark, Panel, Plot};
 use crate::table::Table;
 
 /// Both figures, as far as the run has judged queries.
 pub fn figures(model: &Model) -> Vec<Figure> {
     let mut shown: Vec<(usize, &Point)> =
         (0..model.series.len()).filter_map(|series| Some((series, model.representative(series)?))).collect();
+    // Those who state a mean alone have no queries to show.
+    shown.retain(|(_, point)| !metrics::query_recalls(point.setting).is_empty());
     // What reads pass through, and how much memory serves them, is no matter to what is answered.
     let answers = |series: usize| (model.series[series].build_index, model.series[series].residency);
     let mut seen = Vec::new();
@@ -68,10 +70,11 @@ fn distribution(model: &Model, shown: &[(usize, &Point)]) -> Option<Figure> {
                         tip: format!(
                             "{}\nthe worst {} of queries: recall {} or less\n{}",
                             model.series[series].name,
-                            percent(share),
+                            Unit::Share.label(share),
                             format::recall(recall),
                             format::params(&point.setting.params)
-                        ),
+                        )
+                        .into(),
                     });
                 }
             }
@@ -89,10 +92,10 @@ fn distribution(model: &Model, shown: &[(usize, &Point)]) -> Option<Figure> {
         caption: "Queries from the worst to the best: at 1%, the recall that all but the worst 1% of queries reach. \
                   Higher on the left is better."
             .into(),
-        views: vec![View { name: "", plot: Plot { height: 380.0, ..Plot::single(panel) } }],
+        plot: Plot { height: 380.0, ..Plot::single(panel) },
+        choices: Vec::new(),
         legend: series_legend(model, shown.iter().map(|(series, _)| *series)),
         table,
-        picture: true,
     }
     .if_drawn()
 }
@@ -122,14 +125,11 @@ fn share_axis(smallest: f64) -> Axis {
     Axis {
         title: "share of the queries, worst first".into(),
         scale: Scale::Log,
+        unit: Unit::Share,
         lo,
         hi: 1.0,
-        ticks: ticks.into_iter().filter(|t| *t >= lo * 0.999).map(|t| (t, percent(t))).collect(),
+        ticks: ticks.into_iter().filter(|t| *t >= lo * 0.999).map(|t| (t, Unit::Share.label(t))).collect(),
     }
-}
-
-fn percent(share: f64) -> String {
-    format!("{}%", format::tick(share * 100.0))
 }
 
 fn difficulty(model: &Model, shown: &[(usize, &Point)]) -> Option<Figure> {
@@ -157,7 +157,8 @@ fn difficulty(model: &Model, shown: &[(usize, &Point)]) -> Option<Figure> {
                     format::count(bucket.queries, "query", "queries"),
                     dimensions(bucket),
                     format::recall(bucket.recall)
-                ),
+                )
+                .into(),
             });
             table.row([
                 model.series[*series].name.clone(),
@@ -180,10 +181,10 @@ fn difficulty(model: &Model, shown: &[(usize, &Point)]) -> Option<Figure> {
         caption: "Queries in ten equal groups by the local intrinsic dimension of their true neighbours: the higher, \
                   the more points lie almost as near. Higher and flatter is better."
             .into(),
-        views: vec![View { name: "", plot: Plot { height: 360.0, ..Plot::single(panel) } }],
+        plot: Plot { height: 360.0, ..Plot::single(panel) },
+        choices: Vec::new(),
         legend: series_legend(model, buckets.iter().map(|(series, _)| *series)),
         table,
-        picture: false,
     }
     .if_drawn()
 }

@@ -8,11 +8,11 @@ use kiln_eval::record::IoState;
 use kiln_eval::stats::Latency;
 
 use super::{series_legend, tip};
-use crate::axis::{Axis, LOGIT_CEILING, Scale};
+use crate::axis::{Axis, LOGIT_CEILING, Scale, Unit};
 use crate::format;
 use crate::model::{Curve, ModeView, Model, Point};
 use crate::paint::Dash;
-use crate::plot::{Figure, LegendItem, Mark, Panel, Plot, View};
+use crate::plot::{Axes, Figure, LegendItem, Mark, Panel, Plot};
 use crate::table::{Cell, Table};
 
 /// One figure against recall.
@@ -27,9 +27,8 @@ struct Against {
     /// True when less is better.
     lower_is_better: bool,
     scale: Scale,
-    label: fn(f64) -> String,
+    unit: Unit,
     table: fn(&Model, &ModeView) -> Table,
-    picture: bool,
 }
 
 const QPS: Against = Against {
@@ -41,9 +40,8 @@ const QPS: Against = Against {
     whisker: |p| Some((p.qps.lo, p.qps.hi)),
     lower_is_better: false,
     scale: Scale::Log,
-    label: format::compact,
+    unit: Unit::Compact,
     table: settings_table,
-    picture: true,
 };
 
 const P99: Against = Against {
@@ -55,9 +53,8 @@ const P99: Against = Against {
     whisker: |_| None,
     lower_is_better: true,
     scale: Scale::Log,
-    label: format::micros_tick,
+    unit: Unit::Micros,
     table: latency_table,
-    picture: true,
 };
 
 const PAGES: Against = Against {
@@ -69,9 +66,8 @@ const PAGES: Against = Against {
     whisker: |_| None,
     lower_is_better: true,
     scale: Scale::Linear,
-    label: format::tick,
+    unit: Unit::Plain,
     table: drive_table,
-    picture: true,
 };
 
 /// The figures of one mode.
@@ -94,30 +90,23 @@ fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
     let linear = Axis::recall("recall (strict)", recalls.clone());
     let logit = Axis::logit_recall("recall (strict), logit scale", recalls.clone());
     let y = |scale| match scale {
-        Scale::Log => Axis::log(against.axis_title, values.clone(), against.label),
-        _ => Axis::from_zero(against.axis_title, values.clone(), against.label),
+        Scale::Log => Axis::log(against.axis_title, values.clone(), against.unit),
+        _ => Axis::from_zero(against.axis_title, values.clone(), against.unit),
     };
-    let view = |name, x: &Axis, y: Axis| View {
-        name,
-        plot: Plot {
-            threshold: true,
-            ..Plot::single(Panel {
-                title: String::new(),
-                x: x.clone(),
-                y,
-                grid: (true, true),
-                marks: (ceilings.iter())
-                    .map(|line| Mark::Guide { points: line.clone(), dash: Dash::Dashed })
-                    .chain(marks(model, mode, against))
-                    .collect(),
-            })
-        },
-    };
-    let mut views =
-        vec![view("linear recall", &linear, y(against.scale)), view("logit recall", &logit, y(against.scale))];
+    let axes = |name, x: &Axis, y: Axis| Axes { name, x: x.clone(), y };
+    let mut choices =
+        vec![axes("linear recall", &linear, y(against.scale)), axes("logit recall", &logit, y(against.scale))];
     if !against.lower_is_better {
-        views.push(view("linear both", &linear, y(Scale::Linear)));
+        choices.push(axes("linear both", &linear, y(Scale::Linear)));
     }
+    let guides = ceilings.iter().map(|line| Mark::Guide { points: line.clone(), dash: Dash::Dashed });
+    let panel = Panel {
+        title: String::new(),
+        x: linear.clone(),
+        y: y(against.scale),
+        grid: (true, true),
+        marks: guides.chain(marks(model, mode, against)).collect(),
+    };
     let mut caption = format!(
         "Every setting is a point; solid ones form the Pareto frontier, which the line joins. {}.",
         against.direction
@@ -146,10 +135,10 @@ fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
         id: format!("{}-{}", against.id, mode.mode.name()),
         title: format!("{}, {}", against.title, mode.mode.name()),
         caption,
-        views,
+        plot: Plot { threshold: true, ..Plot::single(panel) },
+        choices,
         legend: series_legend(model, drawn.map(|c| c.series)).into_iter().chain(ceiling_legend).collect(),
         table: (against.table)(model, mode),
-        picture: against.picture,
     }
     .if_drawn()
 }

@@ -5,11 +5,11 @@
 use kiln_eval::record::Mode;
 
 use super::series_legend;
-use crate::axis::Axis;
+use crate::axis::{Axis, Unit};
 use crate::format;
 use crate::model::{ModeView, Model};
 use crate::paint::Dash;
-use crate::plot::{Figure, Mark, Panel, Plot, View};
+use crate::plot::{Figure, Mark, Panel, Plot};
 use crate::table::{Cell, Table};
 
 /// QPS at one recall level by threads, and perfect scaling beside it.
@@ -55,7 +55,8 @@ pub fn figure(model: &Model) -> Option<Figure> {
                     format::count(*threads, "thread", "threads"),
                     format::number(qps.median),
                     efficiency * 100.0
-                ),
+                )
+                .into(),
             });
             table.row([
                 Cell::from(owner.name.clone()),
@@ -71,7 +72,7 @@ pub fn figure(model: &Model) -> Option<Figure> {
         Mark::Guide { points, .. } | Mark::Line { points, .. } => points.iter().map(|p| p.1).collect(),
         _ => Vec::new(),
     });
-    let y = Axis::from_zero("queries per second", values, format::compact);
+    let y = Axis::from_zero("queries per second", values, Unit::Compact);
     let labels = modes.iter().map(|m| m.mode.threads().to_string());
     let panel = Panel { title: String::new(), x: Axis::positions("threads", labels), y, grid: (false, true), marks };
     Figure {
@@ -79,10 +80,10 @@ pub fn figure(model: &Model) -> Option<Figure> {
         title: format!("Throughput against threads at recall {}", format::level(level)),
         caption: "QPS interpolated on each thread count's own frontier. Dotted: the first point scaled perfectly."
             .into(),
-        views: vec![View { name: "", plot: Plot { height: 360.0, ..Plot::single(panel) } }],
+        plot: Plot { height: 360.0, ..Plot::single(panel) },
+        choices: Vec::new(),
         legend: series_legend(model, drawn),
         table,
-        picture: false,
     }
     .if_drawn()
 }

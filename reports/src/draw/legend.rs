@@ -5,7 +5,7 @@
 use plotters::element::{PathElement, Rectangle};
 use plotters::style::text_anchor::HPos;
 
-use super::pen::{draw_marker, fill, stroke, text};
+use super::pen::{MARKER, draw_marker, fill, stroke, text};
 use super::{Canvas, DrawError, TICK_SIZE};
 use crate::font::{self, Weight};
 use crate::paint::{Role, series_dash, series_marker};
@@ -46,7 +46,7 @@ pub(super) fn draw_swatch(canvas: &Canvas, item: &LegendItem, (x, y): (f64, f64)
             let role = Role::series(*series);
             let ends = [(px(x), px(y)), (px(x + SWATCH_WIDTH), px(y))];
             canvas.draw(&PathElement::new(ends, stroke(role, series_dash(*series), 2.0)))?;
-            draw_marker(canvas, series_marker(*series), (x + SWATCH_WIDTH / 2.0, y), 4.6, role, 1.0)
+            draw_marker(canvas, series_marker(*series), (x + SWATCH_WIDTH / 2.0, y), MARKER, role, 1.0)
         }
         LegendItem::Guide { dash, .. } => {
             let ends = [(px(x), px(y)), (px(x + SWATCH_WIDTH), px(y))];

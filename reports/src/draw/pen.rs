@@ -15,6 +15,9 @@ use crate::paint::{Dash, Marker, Paint, Role, series_dash, series_marker};
 use crate::plot::Mark;
 use crate::svg::{escape, px};
 
+/// Radius of a marker.
+pub const MARKER: f64 = 4.6;
+
 /// Draws the marks of one panel.
 pub(super) struct Pen<'p, 'a> {
     /// The whole canvas.
@@ -51,14 +54,14 @@ impl Pen<'_, '_> {
                     }
                 }
                 let centre = place(*at);
-                draw_marker(self.canvas, series_marker(*series), centre, 4.6, role, alpha)?;
+                draw_marker(self.canvas, series_marker(*series), centre, MARKER, role, alpha)?;
                 let _ = writeln!(
                     self.targets,
                     "<circle class=\"hit f-{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"9\"><title>{}</title></circle>",
                     role.class(),
                     centre.0,
                     centre.1,
-                    escape(tip)
+                    escape(&tip.text)
                 );
                 Ok(())
             }
@@ -81,11 +84,11 @@ impl Pen<'_, '_> {
                     top,
                     (right - left).max(1.0),
                     bottom - top,
-                    escape(tip)
+                    escape(&tip.text)
                 );
                 Ok(())
             }
-            Mark::Text { at, text: words } => {
+            Mark::Text { at, text: words, .. } => {
                 let (x, y) = place(*at);
                 let room = self.right + 18.0 - x;
                 let (x, anchor) = if font::width(words, TICK_SIZE, Weight::Regular) + 6.0 > room {
@@ -113,25 +116,12 @@ pub(super) fn draw_marker(
     alpha: f64,
 ) -> Result<(), DrawError> {
     let style = ShapeStyle { color: Paint::solid(role).disguise().mix(alpha), filled: true, stroke_width: 0 };
-    // Corners at equal steps from the top, on one radius or alternating between two.
-    let ring = |turn: f64, radii: &[f64]| {
-        let n = radii.len();
-        let corners = (0..n).map(|i| {
-            let angle = std::f64::consts::TAU * (i as f64 / n as f64 + turn);
-            (px(x + radii[i] * radius * angle.sin()), px(y - radii[i] * radius * angle.cos()))
-        });
-        canvas.draw(&Polygon::new(corners.collect::<Vec<_>>(), style))
-    };
-    let arms: Vec<f64> = (0..12).map(|i| if i % 3 == 2 { 0.5 } else { 1.25 }).collect();
-    match marker {
-        Marker::Circle => canvas.draw(&Circle::new((px(x), px(y)), px(radius) as u32, style)),
-        Marker::Square => ring(0.125, &[1.25; 4]),
-        Marker::Diamond => ring(0.0, &[1.3; 4]),
-        Marker::Triangle => ring(0.0, &[1.3; 3]),
-        Marker::TriangleDown => ring(0.5, &[1.3; 3]),
-        Marker::Pentagon => ring(0.0, &[1.2; 5]),
-        Marker::Star => ring(0.0, &[1.55, 0.65].repeat(5)),
-        Marker::Plus => ring(-1.0 / 24.0, &arms),
+    match marker.corners() {
+        None => canvas.draw(&Circle::new((px(x), px(y)), px(radius) as u32, style)),
+        Some(corners) => {
+            let placed = corners.iter().map(|(dx, dy)| (px(x + radius * dx), px(y + radius * dy)));
+            canvas.draw(&Polygon::new(placed.collect::<Vec<_>>(), style))
+        }
     }
 }
 
