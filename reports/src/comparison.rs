@@ -71,11 +71,32 @@ pub(crate) fn sentence(comparison: &Comparison) -> String {
             case(farthest),
         ))
     };
-    match (told(Verdict::Slower), told(Verdict::Faster)) {
+    let speed = match (told(Verdict::Slower), told(Verdict::Faster)) {
         (None, None) => format!("No detectable difference between A and B in {}.", tests(decisions.len())),
         (Some(one), None) | (None, Some(one)) => format!("{one}."),
         (Some(slower), Some(faster)) => format!("{slower}. {faster}."),
-    }
+    };
+    // Who reads one line must not miss that B finds less.
+    [Some(speed), recall(comparison, RecallChange::Lower), recall(comparison, RecallChange::Higher)]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// `Its recall is lower at 3 of 4 equal settings (at most by 1.2 points: ivf-pq, nprobe 8).`; `None` where that is not told.
+fn recall(comparison: &Comparison, change: RecallChange) -> Option<String> {
+    let cases: Vec<&RecallRow> = comparison.recalls.iter().filter(|row| row.change == change).collect();
+    let farthest = cases.iter().max_by(|a, b| a.difference.abs().total_cmp(&b.difference.abs()))?;
+    let word = if change == RecallChange::Lower { "lower" } else { "higher" };
+    Some(format!(
+        "B's recall is {word} at {} of {} (at most by {:.1} points: {}, {}).",
+        cases.len(),
+        format::count(comparison.recalls.len(), "equal setting", "equal settings"),
+        100.0 * farthest.difference.abs(),
+        farthest.index,
+        format::params(&farthest.params),
+    ))
 }
 
 /// What a decision is of: `vamana, latency-1, recall .95`.

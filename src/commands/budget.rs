@@ -121,7 +121,8 @@ impl BudgetArgs {
         print(&format!("{:<12} {:>6} {:>12} {:>12} {:>10}", "stage", "units", "memory", "device", "seconds"))?;
         for stage in &plan.stages {
             let device = if stage.device_bytes > 0 { bytes(stage.device_bytes) } else { "-".into() };
-            let seconds = format!("{:.1}", stage.seconds);
+            // A stage whose work another does takes minus nothing.
+            let seconds = format!("{:.1}", stage.seconds.max(0.0) + 0.0);
             let (units, memory) = (thousands(stage.units), bytes(stage.memory_bytes));
             print(&format!("{:<12} {units:>6} {memory:>12} {device:>12} {seconds:>10}", stage.name))?;
         }

@@ -142,6 +142,7 @@ fn loads_are_offered_once_at_the_fastest_setting_that_reaches_the_recall() {
         assert_eq!(load.params["search_list"], 40, "ten are too few");
         assert!(load.latency_us.p50 > 0.0 && load.recall == Some(most), "{load:?}");
     }
+    assert!(open[..2].iter().all(|load| load.errors.is_empty()), "{open:?}");
     // Thrice what it can: it falls behind, and whoever waits is counted from when he came.
     assert!(open[2].saturated && open[2].latency_us.p50 > 10.0 * closed.latency_us.p50, "{:?}", open[2]);
     assert!(bench(&plan) == data, "a finished run changed");
