@@ -301,21 +301,11 @@ fn skipped(setting: &Setting, k: usize, skip: Skip, reason: &str) -> SettingReco
 
 /// What a setting's record says before anything was measured.
 fn unmeasured(setting: &Setting, k: usize) -> SettingRecord {
+    let (key, build_key) = (setting.key.as_str(), setting.build_key.as_str());
     SettingRecord {
-        key: setting.key.clone(),
-        build_key: setting.build_key.clone(),
-        params: setting.effort.by_name(),
-        mode: setting.mode,
         residency: setting.placement.residency().name().to_string(),
         io_state: setting.placement.state(),
         memory_budget: setting.placement.memory(),
-        serving_bytes: None,
-        k,
-        warmup: Warmup::default(),
-        runs: Vec::new(),
-        answers: Answers::default(),
-        failure: None,
-        skip: None,
-        foreign: None,
+        ..SettingRecord::unmeasured(key, build_key, setting.effort.by_name(), setting.mode, k)
     }
 }

@@ -117,6 +117,16 @@ pub enum Rate {
     OfCapacity(f64),
 }
 
+impl std::fmt::Display for Rate {
+    /// As [`parse_rates`] reads it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Rate::PerSecond(rate) => write!(f, "{rate}"),
+            Rate::OfCapacity(part) => write!(f, "{}%", (1e8 * part).round() / 1e6),
+        }
+    }
+}
+
 /// Rates as people write them: `500`, `80%`, or a range in steps of ten, `10%..120%`.
 ///
 /// # Errors

@@ -11,13 +11,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
-use kiln_builder::{Effort, SearchParams, Searcher};
+use kiln_builder::{Effort, IndexKind, SearchParams, Searcher};
 use kiln_kernels::{Progress, RowsView};
 use serde_json::{Value, json};
 
 use crate::error::EvalError;
 use crate::io_state::{IoState, Placement};
-use crate::load::drive::{Line, Pace, Refused, Sample, drive_lines};
+use crate::load::drive::{DriveError, Line, Pace, Refused, Sample, drive_lines};
 use crate::load::{LOAD_FILE, LoadContext, LoadMode, LoadRecord, Rate, keep};
 use crate::metrics;
 use crate::numa;
@@ -48,51 +48,69 @@ pub struct OpenLoop {
     pub duration: Duration,
 }
 
-/// An open index, and where it lies.
+/// An index in a place, open or not.
+#[derive(Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub build_key: &'a str,
-    pub searcher: &'a Searcher,
+    pub kind: IndexKind,
+    pub file: &'a Path,
     pub placement: Placement,
-    pub queries: RowsView<'a>,
     pub k: usize,
-    /// Those that its settings were measured with.
-    pub efforts: &'a [Effort],
     /// The queries that are held out.
     pub held_out: Option<&'a [bool]>,
+}
+
+/// The same, open, with what it is asked.
+pub(crate) struct Open<'a> {
+    pub searcher: &'a Searcher,
+    pub queries: RowsView<'a>,
+    /// Those that its settings were measured with.
+    pub efforts: &'a [Effort],
     pub seed: u64,
 }
 
+/// Loads that are to be offered: to this setting, by its parameters.
+pub(crate) struct Due {
+    params: BTreeMap<String, Value>,
+    context: LoadContext,
+}
+
 impl OpenLoop {
-    /// Offers the loads, and keeps what came of them, unless the folder holds them already.
-    pub(crate) fn measure(
-        &self,
-        asked: &Asked<'_>,
-        folder: &RunFolder,
-        progress: &dyn Progress,
-    ) -> Result<(), EvalError> {
-        let name = format!("{} ({})", asked.searcher.path().display(), asked.placement.words());
+    /// What is to be measured of an index; `None` where the folder holds it, or nothing can be.
+    pub(crate) fn due(&self, asked: &Asked<'_>, folder: &RunFolder) -> Result<Option<Due>, EvalError> {
+        let name = format!("{} ({})", asked.file.display(), asked.placement.words());
         if asked.placement.state() == Some(IoState::Cold) {
             tracing::info!("{name}: no load is offered: under load nothing stays cold");
-            return Ok(());
+            return Ok(None);
         }
         let Some((setting, recall)) = self.setting(asked, folder.settings()) else {
             tracing::warn!("{name}: no setting that was measured reaches recall {}: no load is offered", self.recall);
-            return Ok(());
+            return Ok(None);
         };
-        let Some(&effort) = asked.efforts.iter().find(|effort| effort.by_name() == setting.params) else {
-            return Ok(());
-        };
-        let mut context = self.context(asked, setting, recall);
+        let context = self.context(asked, setting, recall);
         if is_kept(folder.dir(), &context)? {
             tracing::info!("{name}: every load was offered already");
-            return Ok(());
+            return Ok(None);
         }
+        Ok(Some(Due { params: setting.params.clone(), context }))
+    }
+
+    /// Offers the loads, and keeps what came of them.
+    pub(crate) fn measure(
+        &self,
+        due: Due,
+        open: &Open<'_>,
+        folder: &RunFolder,
+        progress: &dyn Progress,
+    ) -> Result<(), EvalError> {
+        let Due { params, mut context } = due;
+        let Some(&effort) = open.efforts.iter().find(|effort| effort.by_name() == params) else { return Ok(()) };
         progress.stage("offer loads", self.rates.len() as u64 + 1);
-        let params = SearchParams { k: asked.k, effort };
-        self.drive(asked, &params, Pace::Closed(WARM_UP.min(self.duration / 10)))?;
+        let params = SearchParams { k: context.k, effort };
+        self.drive(open, &params, Pace::Closed(WARM_UP.min(self.duration / 10)))?;
         let mut records = Vec::with_capacity(self.rates.len() + 1);
         let closed = Pace::Closed(self.duration);
-        let record = context.record(closed, self.drive(asked, &params, closed)?);
+        let record = context.record(closed, self.drive(open, &params, closed)?);
         let capacity = record.achieved_rate;
         context.capacity = Some(capacity);
         records.push(record);
@@ -103,8 +121,8 @@ impl OpenLoop {
                 Rate::OfCapacity(part) => part * capacity,
             };
             if rate > 0.0 {
-                let pace = Pace::Open { rate, duration: self.duration, seed: asked.seed };
-                records.push(context.record(pace, self.drive(asked, &params, pace)?));
+                let pace = Pace::Open { rate, duration: self.duration, seed: open.seed };
+                records.push(context.record(pace, self.drive(open, &params, pace)?));
             }
             progress.advance(1);
         }
@@ -138,17 +156,18 @@ impl OpenLoop {
 
     fn context(&self, asked: &Asked<'_>, setting: &SettingRecord, recall: f64) -> LoadContext {
         let mut params: BTreeMap<String, Value> = setting.params.clone();
-        params.insert("index".into(), asked.searcher.kind().name().into());
+        params.insert("index".into(), asked.kind.name().into());
         params.insert("build".into(), asked.build_key.chars().take(8).collect::<String>().into());
         params.insert("place".into(), asked.placement.words().into());
         LoadContext {
             url: IN_PROCESS.to_string(),
             index: Some(json!({
-                "kind": asked.searcher.kind().name(),
+                "kind": asked.kind.name(),
                 "build_key": asked.build_key,
-                "file": asked.searcher.path().display().to_string(),
+                "file": asked.file.display().to_string(),
                 "threads": self.threads,
                 "seconds": self.duration.as_secs_f64(),
+                "loads": self.rates.iter().map(ToString::to_string).collect::<Vec<_>>(),
             })),
             capacity: None,
             connections: self.threads,
@@ -158,21 +177,21 @@ impl OpenLoop {
         }
     }
 
-    fn drive(&self, asked: &Asked<'_>, params: &SearchParams, pace: Pace) -> Result<Sample, EvalError> {
+    fn drive(&self, open: &Open<'_>, params: &SearchParams, pace: Pace) -> Result<Sample, EvalError> {
         let cpus = numa::search_order();
         let line = |thread: usize| SearchLine {
             // As in closed loops: each thread on its own, where there are no more threads than processors.
             cpu: cpus.get(thread).copied().filter(|_| self.threads <= cpus.len()),
-            searcher: asked.searcher,
-            queries: &asked.queries,
+            searcher: open.searcher,
+            queries: &open.queries,
             params,
         };
         let sample = drive_lines(&line, self.threads, Duration::ZERO, STACK, pace)?;
-        Ok(sample.unwrap_or_else(|| unreachable!("a line within the process opens")))
+        Ok(sample.ok_or(DriveError::NoServer { url: IN_PROCESS.to_string() })?)
     }
 }
 
-/// Whether the folder holds loads of this setting, in the same time and on as many threads.
+/// Whether the folder holds these loads of this setting, in the same time and on as many threads.
 fn is_kept(dir: &Path, context: &LoadContext) -> Result<bool, EvalError> {
     let (kept, _): (Vec<LoadRecord>, _) = read_lines(&dir.join(LOAD_FILE))?;
     Ok(kept.iter().any(|record| {

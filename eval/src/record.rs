@@ -201,22 +201,34 @@ pub struct BuildRecord {
 }
 
 impl BuildRecord {
-    /// The record of an open index of `index_bytes` bytes of which nobody knows what building it cost.
-    pub fn of_unknown_build(key: &str, searcher: &Searcher, index_bytes: u64) -> Self {
+    /// The record of something of which only the name is known.
+    pub fn unknown(key: impl Into<String>, index: impl Into<String>) -> Self {
         Self {
-            key: key.to_string(),
-            index: searcher.kind().name().to_string(),
-            path: searcher.path().display().to_string(),
-            params: searcher.meta().params.by_name(),
-            dtype: searcher.dtype().name().to_string(),
+            key: key.into(),
+            index: index.into(),
+            path: String::new(),
+            params: BTreeMap::new(),
+            dtype: String::new(),
             device: "unknown".to_string(),
             threads: 0,
             stage_seconds: Vec::new(),
             total_seconds: 0.0,
             cpu_seconds: 0.0,
             peak_rss_bytes: 0,
+            index_bytes: 0,
+            serving_bytes: 0,
+        }
+    }
+
+    /// The record of an open index of `index_bytes` bytes of which nobody knows what building it cost.
+    pub fn of_unknown_build(key: &str, searcher: &Searcher, index_bytes: u64) -> Self {
+        Self {
+            path: searcher.path().display().to_string(),
+            params: searcher.meta().params.by_name(),
+            dtype: searcher.dtype().name().to_string(),
             index_bytes,
             serving_bytes: searcher.serving_bytes(),
+            ..Self::unknown(key, searcher.kind().name())
         }
     }
 }
@@ -326,6 +338,33 @@ pub struct SettingRecord {
 }
 
 impl SettingRecord {
+    /// The record of a setting before anything was measured, of an index in memory.
+    pub fn unmeasured(
+        key: impl Into<String>,
+        build_key: impl Into<String>,
+        params: BTreeMap<String, serde_json::Value>,
+        mode: Mode,
+        k: usize,
+    ) -> Self {
+        Self {
+            key: key.into(),
+            build_key: build_key.into(),
+            params,
+            mode,
+            residency: "memory".to_string(),
+            io_state: None,
+            memory_budget: None,
+            serving_bytes: None,
+            k,
+            warmup: Warmup::default(),
+            runs: Vec::new(),
+            answers: Answers::default(),
+            failure: None,
+            skip: None,
+            foreign: None,
+        }
+    }
+
     /// Whether it was measured elsewhere, on hardware that nobody here knows: such a setting is shown, and neither
     /// ranked nor tested against others.
     pub fn is_foreign(&self) -> bool {

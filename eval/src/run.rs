@@ -20,7 +20,7 @@ use crate::index_bench::{IndexBench, NO_TIME, failed};
 use crate::io_state::Placement;
 use crate::judge::Judge;
 use crate::numa;
-use crate::open_loop::Asked;
+use crate::open_loop::{Asked, Open};
 use crate::peer::{PeerStage, Peers};
 use crate::plan::{self, Engine, IndexSpec, Plan, PlanError, SearchGrid, Setting};
 use crate::provenance;
@@ -77,9 +77,18 @@ pub fn run_bench<B: Backend>(
             Engine::Kiln { index, search } => {
                 let index = Candidate::of(index, search, &subject, backend, &folder)?;
                 let pending = index.pending(plan, &folder);
-                // Whether its loads were offered is found out when it is open.
-                let unloaded = plan.open_loop.is_none();
-                if pending.is_empty() && folder.build(&index.key).is_some() && unloaded {
+                let placements = plan.placements();
+                let held_out = plan.held_out.map(|held_out| held_out.mask(subject.queries.len()));
+                let mut unloaded = Vec::new();
+                for &placement in placements.iter().filter(|_| pending.is_empty()) {
+                    let asked = index.asked(placement, plan.k, held_out.as_deref());
+                    if let Some(open_loop) = &plan.open_loop
+                        && open_loop.due(&asked, &folder)?.is_some()
+                    {
+                        unloaded.push(placement);
+                    }
+                }
+                if pending.is_empty() && folder.build(&index.key).is_some() && unloaded.is_empty() {
                     tracing::info!("{}: every setting is measured already", index.path.display());
                     continue;
                 }
@@ -90,11 +99,11 @@ pub fn run_bench<B: Backend>(
                 let mut built = index.built(&subject, backend, progress, &folder)?;
                 let judge = judged_by(&mut judge, plan, &subject, backend, progress)?;
                 let mut stage = Stage { plan, subject: &subject, judge, folder: &mut folder, progress };
-                let placements = plan.placements();
                 for (place, &placement) in placements.iter().enumerate() {
                     let here: Vec<Setting> =
                         pending.iter().filter(|setting| setting.placement == placement).cloned().collect();
-                    if !here.is_empty() || stage.folder.build(&index.key).is_none() || !unloaded {
+                    let unloaded = unloaded.contains(&placement);
+                    if !here.is_empty() || stage.folder.build(&index.key).is_none() || unloaded {
                         let budget = budget.share(placements.len() - place);
                         stage.measure(&index, built.as_mut(), placement, here, budget)?;
                     }
@@ -225,17 +234,15 @@ impl Stage<'_, '_, '_> {
             return Ok(());
         }
         let held_out = self.plan.held_out.map(|held_out| held_out.mask(queries.len()));
-        let asked = Asked {
-            build_key: &index.key,
+        let asked = index.asked(placement, self.plan.k, held_out.as_deref());
+        let Some(due) = open_loop.due(&asked, self.folder)? else { return Ok(()) };
+        let open = Open {
             searcher: &searcher,
-            placement,
             queries,
-            k: self.plan.k,
             efforts: &self.plan.efforts(&index.search, searcher.kind(), searcher.nlist(), searcher.len()),
-            held_out: held_out.as_deref(),
             seed: self.plan.seed,
         };
-        open_loop.measure(&asked, self.folder, self.progress)
+        open_loop.measure(due, &open, self.folder, self.progress)
     }
 
     fn give_up(&mut self, placement: &Placement, pending: &[Setting], problem: &str) -> Result<(), EvalError> {
@@ -346,6 +353,11 @@ impl Candidate {
                 Ok(Self { key, path: path.clone(), params, search, rows, build: false })
             }
         }
+    }
+
+    /// As loads are offered to it.
+    fn asked<'a>(&'a self, placement: Placement, k: usize, held_out: Option<&'a [bool]>) -> Asked<'a> {
+        Asked { build_key: &self.key, kind: self.params.kind(), file: &self.path, placement, k, held_out }
     }
 
     /// The settings that the folder does not hold yet.

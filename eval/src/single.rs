@@ -100,21 +100,12 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         None => Task { threads: mode.threads(), work: set.work(searcher, *params, *mode) },
     };
     let mut setting = SettingRecord {
-        key: "search".to_string(),
-        build_key: "search".to_string(),
-        params: params.effort.by_name(),
-        mode: *mode,
         residency: searcher.residency().name().to_string(),
         io_state: io_state(searcher),
         memory_budget: searcher.opened().memory,
         serving_bytes: Some(searcher.serving_bytes()),
-        k: params.k,
-        warmup: Default::default(),
-        runs: Vec::new(),
         answers: judged(&answers.stats, judgement, searcher.residency()),
-        failure: None,
-        skip: None,
-        foreign: None,
+        ..SettingRecord::unmeasured("search", "search", params.effort.by_name(), *mode, params.k)
     };
     measure_interleaved(&Driver::new(set.len()), &repeats, &[task], 1, |_, measured| {
         match measured {

@@ -4,12 +4,18 @@
 
 use std::time::Duration;
 
+/// A number times its unit, the first of `units` that the text ends with. `None` where it is no number, or has none of them.
+pub fn scaled(text: &str, units: &[(&str, f64)]) -> Option<f64> {
+    let (number, unit) = units.iter().find_map(|&(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
+    Some(number.trim().parse::<f64>().ok()? * unit)
+}
+
 /// A size as people write it: `4GiB`, `512 MiB`, `1.5GB`, `1000000`.
 ///
 /// # Errors
 /// In words, what a size looks like.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 9] = [
+    const UNITS: [(&str, f64); 10] = [
         ("kib", 1024.0),
         ("mib", 1_048_576.0),
         ("gib", 1_073_741_824.0),
@@ -19,14 +25,9 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         ("gb", 1e9),
         ("tb", 1e12),
         ("b", 1.0),
+        ("", 1.0),
     ];
-    let lower = text.trim().to_lowercase();
-    let (number, unit) = UNITS
-        .iter()
-        .find_map(|&(name, unit)| lower.strip_suffix(name).map(|number| (number, unit)))
-        .unwrap_or((&lower, 1.0));
-    let bytes = number.trim().parse::<f64>().map(|number| number * unit).ok();
-    bytes
+    scaled(&text.trim().to_lowercase(), &UNITS)
         .filter(|bytes| (1.0..=u64::MAX as f64 / 2.0).contains(bytes))
         .map(|bytes| bytes as u64)
         .ok_or_else(|| "not a size: write a number and a unit, such as 512MiB or 4GiB".into())
@@ -40,14 +41,8 @@ const LONGEST_SECONDS: f64 = 365.0 * 86_400.0;
 /// # Errors
 /// In words, what a time looks like.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, f64); 5] = [("ms", 1e-3), ("min", 60.0), ("m", 60.0), ("s", 1.0), ("h", 3600.0)];
-    let lower = text.trim().to_lowercase();
-    let (number, unit) = UNITS
-        .iter()
-        .find_map(|&(name, unit)| lower.strip_suffix(name).map(|number| (number, unit)))
-        .unwrap_or((&lower, 1.0));
-    let seconds = number.trim().parse::<f64>().map(|number| number * unit).ok();
-    seconds
+    const UNITS: [(&str, f64); 6] = [("ms", 1e-3), ("min", 60.0), ("m", 60.0), ("s", 1.0), ("h", 3600.0), ("", 1.0)];
+    scaled(&text.trim().to_lowercase(), &UNITS)
         .filter(|seconds| *seconds > 0.0 && *seconds <= LONGEST_SECONDS)
         .map(Duration::from_secs_f64)
         .ok_or_else(|| "not a time: write a number and a unit, such as 90s, 30min or 2h".into())

@@ -16,17 +16,7 @@ import time
 from pathlib import Path
 
 import engines
-
-
-def claim_stdout():
-    """A writer for the protocol. What libraries print to stdout, in C++ too, goes to stderr from here on."""
-    protocol = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def say(event, **facts):
-        print(json.dumps({"event": event, **facts}), file=protocol, flush=True)
-
-    return say
+import protocol
 
 
 def job_of(options, engine):
@@ -136,7 +126,7 @@ def parse():
 
 
 def main():
-    say = claim_stdout()
+    say = protocol.claim_stdout()
     try:
         serve(parse(), say)
     except engines.Unavailable as reason:

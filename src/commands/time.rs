@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
+use kiln_eval::units::scaled;
+
 /// A time as people write it: `500ms`, `10s`, `2m`.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
-    let units = [("ms", 1e-3), ("s", 1.0), ("m", 60.0)];
-    let parsed = units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
-    let seconds = parsed.and_then(|(number, seconds)| number.trim().parse::<f64>().ok().map(|number| number * seconds));
-    seconds
+    scaled(text, &[("ms", 1e-3), ("s", 1.0), ("m", 60.0)])
         .filter(|seconds| *seconds > 0.0 && *seconds <= 86_400.0)
         .map(Duration::from_secs_f64)
         .ok_or_else(|| "not a time: write a number and a unit, such as 500ms, 10s or 2m".to_string())

@@ -11,7 +11,7 @@ use super::bootstrap::{QueryDraws, variance};
 use super::noise::Noise;
 use super::sample::{QueryTimes, Sampled, Series};
 use super::signed_rank;
-use super::student::{two_sided_p, two_sided_t};
+use super::student::{satterthwaite, two_sided_p, two_sided_t};
 use crate::stats::{self, AtRecall, Level};
 
 /// The probability, over all tests of a family, of telling a difference where there is none.
@@ -168,12 +168,7 @@ fn at_level(a: &Redrawn<'_>, b: &Redrawn<'_>, level: f64, noise: Noise) -> AtLev
 fn contrast((all_a, a): (&Redrawn<'_>, &Side), (all_b, b): (&Redrawn<'_>, &Side), noise: Noise) -> Contrast {
     let apart: Vec<f64> = a.drawn.iter().zip(&b.drawn).map(|(a, b)| b - a).collect();
     let queries = apart.len().min(all_a.queries).saturating_sub(1) as f64;
-    let parts = [
-        (a.pass_variance, all_a.series.freedom),
-        (b.pass_variance, all_b.series.freedom),
-        (variance(&apart), queries),
-        (noise.between(a.runs, b.runs), noise.freedom),
-    ];
+    let parts = [a.passes, b.passes, (variance(&apart), queries), (noise.between(a.runs, b.runs), noise.freedom)];
     let repeated = noise.is_known() || (all_a.series.freedom > 0.0 && all_b.series.freedom > 0.0);
     let (variance, freedom) = satterthwaite(&parts);
     Contrast {
@@ -181,19 +176,6 @@ fn contrast((all_a, a): (&Redrawn<'_>, &Side), (all_b, b): (&Redrawn<'_>, &Side)
         variance,
         freedom: if repeated { freedom } else { 0.0 },
         floor: noise.floor(a.runs, b.runs),
-    }
-}
-
-/// Adds independent variances, each with its degrees of freedom, and gives the degrees of freedom of the sum (F.
-/// Satterthwaite, "An approximate distribution of estimates of variance components", 1946). Parts without freedom are left out.
-fn satterthwaite(parts: &[(f64, f64)]) -> (f64, f64) {
-    let known = || parts.iter().filter(|(_, freedom)| *freedom > 0.0);
-    let variance: f64 = known().map(|(variance, _)| variance).sum();
-    let spent: f64 = known().map(|(variance, freedom)| variance * variance / freedom).sum();
-    match spent > 0.0 {
-        true => (variance, variance * variance / spent),
-        // All passes took the same time to the bit.
-        false => (variance, known().map(|(_, freedom)| *freedom).fold(0.0, f64::max)),
     }
 }
 
@@ -213,7 +195,8 @@ struct Redrawn<'a> {
 struct Side {
     figure: AtRecall,
     log_qps: f64,
-    pass_variance: f64,
+    /// Variance of `log_qps` from passes, with its degrees of freedom.
+    passes: (f64, f64),
     /// `log_qps` for every draw of queries; empty where queries are not known singly.
     drawn: Vec<f64>,
     /// Runs that measured it.
@@ -239,7 +222,7 @@ impl<'a> Redrawn<'a> {
         Side {
             figure: AtRecall::Value(log_qps.exp()),
             log_qps,
-            pass_variance: self.series.pass_variance(setting),
+            passes: self.series.pass_variance(setting),
             drawn: self.shift[number].iter().map(|shift| log_qps + shift).collect(),
             runs: setting.sessions.len(),
         }
@@ -262,14 +245,18 @@ impl<'a> Redrawn<'a> {
             .filter_map(|place| frontier.get(place))
             .map(|&point| &self.series.settings[self.judged[point]])
             .collect();
-        let deviation = |setting: &Sampled| self.series.pass_variance(setting).sqrt();
-        // As if both settings had the same slow minutes: measured in turns, they do.
-        let deviations = (1.0 - weight) * deviation(near[0])
-            + if weight > 0.0 { weight * near.get(1).copied().map_or(0.0, deviation) } else { 0.0 };
+        // As if both settings had the same slow minutes: measured in turns, they do. What is known of both stands on what is
+        // known of the one of which less is.
+        let (mut deviation, mut freedom) = (0.0, f64::INFINITY);
+        for (setting, part) in near.iter().zip([1.0 - weight, weight]).filter(|(_, part)| *part > 0.0) {
+            let (variance, of_setting) = self.series.pass_variance(setting);
+            deviation += part * variance.sqrt();
+            freedom = freedom.min(of_setting);
+        }
         Some(Side {
             figure,
             log_qps: speed_at(&whole, level)?.ln(),
-            pass_variance: deviations * deviations,
+            passes: (deviation * deviation, freedom),
             drawn: self.drawn_at(level),
             runs: near.iter().map(|setting| setting.sessions.len()).min().unwrap_or(1),
         })

@@ -14,6 +14,7 @@ use std::f64::consts::FRAC_PI_2;
 use serde_json::Value;
 
 use super::bootstrap::{median_variance, variance};
+use super::student::satterthwaite;
 use crate::metrics;
 use crate::record::{PeerPoint, SettingRecord};
 use crate::stats;
@@ -246,10 +247,27 @@ impl Series {
         session.variance.unwrap_or(0.0).max(pooled.unwrap_or(0.0))
     }
 
-    /// Variance of a setting's [`Sampled::log_qps`] as its passes show it.
-    pub fn pass_variance(&self, setting: &Sampled) -> f64 {
+    /// Variance of a setting's [`Sampled::log_qps`] as its passes show it, and the degrees of freedom behind it: those of all
+    /// settings where it is pooled, of its own few turns where it is the setting's own.
+    pub fn pass_variance(&self, setting: &Sampled) -> (f64, f64) {
         let runs = setting.sessions.len() as f64;
-        setting.sessions.iter().map(|session| self.session_variance(session)).sum::<f64>() / (runs * runs)
+        let mut pooled = (0.0, self.freedom);
+        let mut parts = Vec::new();
+        for session in &setting.sessions {
+            let variance = self.session_variance(session) / (runs * runs);
+            match self.is_pooled(session) {
+                true => pooled.0 += variance,
+                false => parts.push((variance, (session.turns - 1) as f64)),
+            }
+        }
+        parts.push(pooled);
+        satterthwaite(&parts)
+    }
+
+    /// Whether the pooled variance is at least the setting's own, but for rounding.
+    fn is_pooled(&self, session: &Session) -> bool {
+        let pooled = self.turn_variance.map_or(0.0, |turn| turn / session.turns as f64);
+        session.variance.is_none_or(|own| own <= pooled * (1.0 + 1e-9))
     }
 }
 
@@ -326,10 +344,12 @@ mod tests {
         let own = series.settings[1].sessions[0].variance.expect("four passes");
         // Of the calm one nothing, of the rough one three of five degrees of freedom, and four turns against three.
         let pooled = own * 4.0 * 3.0 / 5.0 / 3.0;
-        assert!((series.pass_variance(&series.settings[0]) - pooled).abs() < 1e-12);
-        assert_eq!(series.pass_variance(&series.settings[1]), own);
+        let (variance, freedom) = series.pass_variance(&series.settings[0]);
+        assert!((variance - pooled).abs() < 1e-12 && freedom == 5.0, "{variance}, {freedom}");
+        let (variance, freedom) = series.pass_variance(&series.settings[1]);
+        assert!((variance - own).abs() < 1e-15 && (freedom - 3.0).abs() < 1e-9, "{variance}, {freedom}");
         let single = Series::of_run([&setting(vec![pass(0.1, vec![1.0])], &[1])], 0.05);
-        assert_eq!((single.freedom, single.pass_variance(&single.settings[0])), (0.0, 0.0));
+        assert_eq!((single.freedom, single.pass_variance(&single.settings[0])), (0.0, (0.0, 0.0)));
     }
 
     #[test]

@@ -32,6 +32,19 @@ pub fn two_sided_t(p: f64, freedom: f64) -> f64 {
     }
 }
 
+/// Adds independent variances, each with its degrees of freedom, and gives the degrees of freedom of the sum (F.
+/// Satterthwaite, "An approximate distribution of estimates of variance components", 1946). Parts without freedom are left out.
+pub fn satterthwaite(parts: &[(f64, f64)]) -> (f64, f64) {
+    let known = || parts.iter().filter(|(_, freedom)| *freedom > 0.0);
+    let variance: f64 = known().map(|(variance, _)| variance).sum();
+    let spent: f64 = known().map(|(variance, freedom)| variance * variance / freedom).sum();
+    match spent > 0.0 {
+        true => (variance, variance * variance / spent),
+        // All passes took the same time to the bit.
+        false => (variance, known().map(|(_, freedom)| *freedom).fold(0.0, f64::max)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,7 +26,7 @@ use kiln_datasets::DatasetError;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::judge::JudgeError;
-use crate::record::RunData;
+use crate::record::{BuildRecord, RunData, SettingRecord};
 use crate::store::StoreError;
 
 pub use import::{ImportReport, import};
@@ -153,6 +153,22 @@ fn key(parts: &[&str]) -> String {
     // No part can run into the next.
     let text: String = parts.iter().map(|part| format!("{}:{part};", part.len())).collect();
     format!("{:032x}", xxh3_128(text.as_bytes()))
+}
+
+/// A name for one line of charts that know no places: `kiln-vamana`, `kiln-ivf-pq-ssd-cold`,
+/// `kiln-vamana-ssd-direct-67108864B`. What was imported keeps its own.
+fn algo(build: &BuildRecord, setting: &SettingRecord) -> String {
+    let mut algo = if setting.is_foreign() { build.index.clone() } else { format!("kiln-{}", build.index) };
+    if setting.residency != "memory" {
+        algo = format!("{algo}-{}", setting.residency);
+    }
+    if let Some(state) = setting.io_state {
+        algo = format!("{algo}-{}", state.name().replace(':', "-"));
+    }
+    if let Some(bytes) = setting.memory_budget {
+        algo = format!("{algo}-{bytes}B");
+    }
+    algo
 }
 
 /// Writes a whole small file, which appears whole or not at all; folders are made as needed.

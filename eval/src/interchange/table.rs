@@ -11,9 +11,7 @@ use serde_json::json;
 
 use super::key;
 use crate::metrics::{self, METRICS, Measured};
-use crate::record::{
-    Answers, BuildRecord, Foreign, Mode, PeerPoint, PeerRecord, RunData, SettingRecord, Stated, Warmup,
-};
+use crate::record::{BuildRecord, Foreign, Mode, PeerPoint, PeerRecord, RunData, SettingRecord, Stated};
 use crate::stats;
 
 pub use read::{Table, imported};
@@ -218,20 +216,11 @@ fn is_foreign(setting: &SettingRecord) -> bool {
 
 /// Another library's index as a build; what building it cost is not recorded.
 fn peer_build(peer: &PeerRecord) -> BuildRecord {
+    let own = key(&[PEER, &peer.name, &peer.version, &peer.residency]);
     BuildRecord {
-        key: key(&[PEER, &peer.name, &peer.version, &peer.residency]),
-        index: peer.name.clone(),
-        path: String::new(),
         params: [("version".to_string(), json!(peer.version))].into(),
-        dtype: String::new(),
-        device: "unknown".into(),
-        threads: 0,
-        stage_seconds: Vec::new(),
-        total_seconds: 0.0,
-        cpu_seconds: 0.0,
-        peak_rss_bytes: 0,
-        index_bytes: 0,
         serving_bytes: peer.serving_bytes,
+        ..BuildRecord::unknown(own, peer.name.as_str())
     }
 }
 
@@ -243,22 +232,12 @@ fn peer_setting(peer: &PeerRecord, point: &PeerPoint, data: &RunData) -> Setting
         pages: point.pages,
         ..Stated::default()
     };
+    let mode = Mode::Batch { threads: peer.threads };
     SettingRecord {
-        key: String::new(),
-        build_key: String::new(),
-        params: point.params.clone(),
-        mode: Mode::Batch { threads: peer.threads },
         residency: peer.residency.clone(),
-        io_state: None,
-        memory_budget: None,
         serving_bytes: Some(peer.serving_bytes),
-        k: data.header.k,
-        warmup: Warmup::default(),
-        runs: Vec::new(),
-        answers: Answers::default(),
-        failure: None,
-        skip: None,
         foreign: Some(Box::new(Foreign { format: PEER.into(), stated, ..Foreign::default() })),
+        ..SettingRecord::unmeasured("", "", point.params.clone(), mode, data.header.k)
     }
 }
 

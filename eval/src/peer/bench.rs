@@ -432,22 +432,11 @@ impl OnePeer<'_, '_> {
     }
 
     fn unmeasured(&self, setting: &PeerSetting, plan: &Plan) -> SettingRecord {
+        let (key, params) = (setting.key.as_str(), setting.params.clone());
         SettingRecord {
-            key: setting.key.clone(),
-            build_key: self.build_key.clone(),
-            params: setting.params.clone(),
-            mode: setting.mode,
             residency: self.spec.residency.name().to_string(),
-            io_state: None,
-            memory_budget: None,
             serving_bytes: Some(self.serving_bytes).filter(|&bytes| bytes > 0),
-            k: plan.k,
-            warmup: Warmup::default(),
-            runs: Vec::new(),
-            answers: Answers::default(),
-            failure: None,
-            skip: None,
-            foreign: None,
+            ..SettingRecord::unmeasured(key, self.build_key.as_str(), params, setting.mode, plan.k)
         }
     }
 

@@ -147,6 +147,9 @@ fn loads_are_offered_once_at_the_fastest_setting_that_reaches_the_recall() {
     assert!(open[2].saturated && open[2].latency_us.p50 > 10.0 * closed.latency_us.p50, "{:?}", open[2]);
     assert!(bench(&plan) == data, "a finished run changed");
     // Other loads are another measurement; a recall that nothing reaches is none.
+    let more = OpenLoop { rates: vec![Rate::OfCapacity(0.5)], ..open_loop.clone() };
+    let data = bench(&Plan { open_loop: Some(more), ..plan.clone() });
+    assert_eq!(data.loads.len(), 1 + open.len() + 2);
     let unreached = Plan { open_loop: Some(OpenLoop { recall: 1.1, ..open_loop }), ..plan };
     assert_eq!(bench(&unreached).loads.len(), data.loads.len());
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::answer_distances;
 use crate::answers::answer_all;
-use crate::interchange::InterchangeError;
+use crate::interchange::{InterchangeError, algo};
 use crate::judge::Judge;
 use crate::metrics;
 use crate::record::{BuildRecord, Mode, RunData, SettingRecord};
@@ -278,7 +278,7 @@ fn result(data: &RunData, build: &BuildRecord, setting: &SettingRecord, answered
     let passes = mean_seconds.len() as u64;
     let computed: u64 = setting.answers.distances.iter().map(|&count| u64::from(count)).sum();
     Some(AnnResult {
-        algo: algo(build, setting),
+        algo: chart_line(build, setting),
         dataset: data.header.dataset.name.clone(),
         name: format!("{}({})", build.index, named(build.params.iter().chain(&setting.params))),
         distance: match data.header.dataset.metric.as_str() {
@@ -303,18 +303,9 @@ fn result(data: &RunData, build: &BuildRecord, setting: &SettingRecord, answered
     })
 }
 
-/// One line on its charts: `kiln-vamana`, `kiln-ivf-pq-ssd-cold`, `kiln-vamana-ssd-direct-67108864B`, `...-2-threads`.
-fn algo(build: &BuildRecord, setting: &SettingRecord) -> String {
-    let mut algo = format!("kiln-{}", build.index);
-    if setting.residency != "memory" {
-        algo = format!("{algo}-{}", setting.residency);
-    }
-    if let Some(state) = setting.io_state {
-        algo = format!("{algo}-{}", state.name().replace(':', "-"));
-    }
-    if let Some(bytes) = setting.memory_budget {
-        algo = format!("{algo}-{bytes}B");
-    }
+/// One line on its charts: `kiln-vamana`, `kiln-ivf-pq-ssd-cold`, `...-2-threads`.
+fn chart_line(build: &BuildRecord, setting: &SettingRecord) -> String {
+    let algo = algo(build, setting);
     match setting.mode {
         Mode::Batch { threads } if threads > 1 => format!("{algo}-{threads}-threads"),
         _ => algo,

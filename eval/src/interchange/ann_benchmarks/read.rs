@@ -72,37 +72,19 @@ pub fn read(path: &Path, referee: Option<&mut Referee<'_>>) -> Result<Imported, 
     // Settings of one index share what building it took.
     let shared = format!("{} {}", result.build_time, result.index_size);
     let build = BuildRecord {
-        key: key(&[format, &about.dataset, &result.algo, &shared]),
-        index: result.algo.clone(),
-        path: String::new(),
-        params: BTreeMap::new(),
-        dtype: String::new(),
-        device: "unknown".into(),
-        threads: 0,
-        stage_seconds: Vec::new(),
         total_seconds: result.build_time,
-        cpu_seconds: 0.0,
-        peak_rss_bytes: 0,
         index_bytes,
         serving_bytes: index_bytes,
+        ..BuildRecord::unknown(key(&[format, &about.dataset, &result.algo, &shared]), result.algo.as_str())
     };
     // How many threads a batch had, its runner does not record.
     let mode = if result.batch_mode { Mode::Batch { threads: 1 } } else { Mode::Latency1 };
+    let own = key(&[&build.key, &result.name, &mode.name()]);
     let setting = SettingRecord {
-        key: key(&[&build.key, &result.name, &mode.name()]),
-        build_key: build.key.clone(),
-        params,
-        mode,
-        residency: "memory".into(),
-        io_state: None,
-        memory_budget: None,
         serving_bytes: Some(index_bytes),
-        k: result.count,
         warmup: Warmup { seconds: 0.0, settled: true },
         runs: vec![RunSample { seconds, latency_us, cached_bytes: None }],
         answers,
-        failure: None,
-        skip: None,
         foreign: Some(Box::new(Foreign {
             format: format.into(),
             source: path.display().to_string(),
@@ -110,6 +92,7 @@ pub fn read(path: &Path, referee: Option<&mut Referee<'_>>) -> Result<Imported, 
             recall_rule,
             stated,
         })),
+        ..SettingRecord::unmeasured(own, build.key.as_str(), params, mode, result.count)
     };
     let mut imported = Imported::new(about);
     imported.add(build, setting);

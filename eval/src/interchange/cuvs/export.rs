@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::GROUP;
 use crate::interchange::table::{Cell, Kind};
-use crate::interchange::{InterchangeError, csv_file, write_whole};
+use crate::interchange::{InterchangeError, algo, csv_file, write_whole};
 use crate::metrics;
 use crate::record::{BuildRecord, Mode, RunData, SettingRecord};
 use crate::stats;
@@ -36,7 +36,7 @@ pub fn export(dir: &Path, data: &RunData, root: &Path) -> Result<Vec<PathBuf>, I
     for setting in &data.settings {
         let build = data.builds.iter().find(|build| build.key == setting.build_key);
         match build.and_then(|build| exported(build, setting)) {
-            Some(row) => groups.entry((algo(row.build, setting), setting.k, row.batch)).or_default().push(row),
+            Some(row) => groups.entry((chart_line(row.build, setting), setting.k, row.batch)).or_default().push(row),
             None => left_out += 1,
         }
     }
@@ -139,18 +139,8 @@ fn exported<'a>(build: &'a BuildRecord, setting: &'a SettingRecord) -> Option<Ex
 }
 
 /// One algorithm of its charts: figures of different places never share a line.
-fn algo(build: &BuildRecord, setting: &SettingRecord) -> String {
-    // An imported algorithm keeps its name.
-    let mut algo = if setting.is_foreign() { build.index.clone() } else { format!("kiln-{}", build.index) };
-    if setting.residency != "memory" {
-        algo = format!("{algo}-{}", setting.residency);
-    }
-    if let Some(state) = setting.io_state {
-        algo = format!("{algo}-{}", state.name().replace(':', "-"));
-    }
-    if let Some(bytes) = setting.memory_budget {
-        algo = format!("{algo}-{bytes}B");
-    }
+fn chart_line(build: &BuildRecord, setting: &SettingRecord) -> String {
+    let algo = algo(build, setting);
     // Commas and slashes part the names of its files.
     algo.chars().map(|c| if c == ',' || c == '/' { '_' } else { c }).collect()
 }

@@ -12,7 +12,7 @@ use super::GROUP;
 use crate::interchange::import::{About, Imported};
 use crate::interchange::table::{Cell, Table};
 use crate::interchange::{Format, InterchangeError, csv_file, key};
-use crate::record::{Answers, BuildRecord, Foreign, Mode, SettingRecord, Stated, StatedLatency, Warmup};
+use crate::record::{BuildRecord, Foreign, Mode, SettingRecord, Stated, StatedLatency, Warmup};
 use crate::stats::Interval;
 
 const REMEDY: &str = "give a search result of cuvs-bench (DATASET/result/search/*.json or *,raw.csv)";
@@ -264,38 +264,20 @@ impl Benchmark<'_> {
             .collect();
         let format = Format::CuvsBench.name();
         let (total_seconds, cpu_seconds) = built.get(index).copied().unwrap_or((0.0, 0.0));
+        // What it calls the size of an index is its number of rows: its bytes are unknown.
+        let own = key(&[format, &about.dataset, algo, index, hardware.unwrap_or_default()]);
         let build = BuildRecord {
-            key: key(&[format, &about.dataset, algo, index, hardware.unwrap_or_default()]),
-            index: algo.to_string(),
-            path: String::new(),
             params: [("index".to_string(), json!(index))].into(),
-            dtype: String::new(),
             device: hardware.unwrap_or("unknown").to_string(),
-            threads: 0,
-            stage_seconds: Vec::new(),
             total_seconds,
             cpu_seconds,
-            peak_rss_bytes: 0,
-            // What it calls the size of an index is its number of rows.
-            index_bytes: 0,
-            serving_bytes: 0,
+            ..BuildRecord::unknown(own, algo)
         };
         let place = format!("{} bs{batch} k{}", mode.name(), about.k);
+        let own = key(&[&build.key, &json!(params).to_string(), &place]);
         let setting = SettingRecord {
-            key: key(&[&build.key, &json!(params).to_string(), &place]),
-            build_key: build.key.clone(),
-            params,
-            mode,
-            residency: "memory".into(),
-            io_state: None,
-            memory_budget: None,
-            serving_bytes: None,
-            k: about.k,
             warmup: Warmup { seconds: 0.0, settled: true },
-            runs: Vec::new(),
-            answers: Answers::default(),
             failure: failed.then(|| error.to_string()),
-            skip: None,
             foreign: Some(Box::new(Foreign {
                 format: format.into(),
                 source: self.path.display().to_string(),
@@ -310,6 +292,7 @@ impl Benchmark<'_> {
                     ..Stated::default()
                 },
             })),
+            ..SettingRecord::unmeasured(own, build.key.as_str(), params, mode, about.k)
         };
         Ok((build, setting))
     }

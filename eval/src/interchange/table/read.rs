@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Cell;
 use crate::interchange::import::{About, Imported};
 use crate::interchange::{InterchangeError, key};
-use crate::record::{Answers, BuildRecord, Foreign, IoState, Mode, SettingRecord, Stated, StatedLatency, Warmup};
+use crate::record::{BuildRecord, Foreign, IoState, Mode, SettingRecord, Stated, StatedLatency, Warmup};
 use crate::stats::Interval;
 
 const REMEDY: &str = "give a file of `kiln export --format csv` or parquet";
@@ -147,54 +147,41 @@ impl Row<'_> {
         let device = self.text("build_device")?.unwrap_or_else(|| "unknown".into());
         let total_seconds = self.real("build_seconds")?.unwrap_or(0.0);
         let hardware = self.text("cpu")?.unwrap_or_default();
-        let identity = [format, &engine, &json!(params).to_string(), &device, &hardware, &total_seconds.to_string()];
+        let own = key(&[format, &engine, &json!(params).to_string(), &device, &hardware, &total_seconds.to_string()]);
         Ok(BuildRecord {
-            key: key(&identity),
-            index: engine,
-            path: String::new(),
             params,
             dtype: self.text("stored_dtype")?.unwrap_or_default(),
             device,
             threads: self.whole("build_threads")?.unwrap_or(0) as usize,
-            stage_seconds: Vec::new(),
             total_seconds,
             cpu_seconds: self.real("build_cpu_seconds")?.unwrap_or(0.0),
             peak_rss_bytes: self.whole("build_peak_rss_bytes")?.unwrap_or(0),
             index_bytes: self.real("index_bytes")?.unwrap_or(0.0) as u64,
             serving_bytes: self.whole("serving_bytes")?.unwrap_or(0),
+            ..BuildRecord::unknown(own, engine)
         })
     }
 
     fn setting(&self, format: &str, build_key: &str) -> Result<SettingRecord, InterchangeError> {
         let (mode_name, params) = (self.needed("mode")?, self.params("search_params")?);
-        let mode = mode(&mode_name).ok_or_else(|| {
-            self.refuse("mode", format!("{mode_name:?} is none of latency-1, throughput-THREADS, batch-THREADS"))
-        })?;
+        let mode: Mode =
+            mode_name.parse().map_err(|allowed| self.refuse("mode", format!("{mode_name:?} is no mode: {allowed}")))?;
         let failure = self.text("failure")?;
         let stated = self.stated(failure.is_some())?;
         let residency = self.text("residency")?.unwrap_or_else(|| "memory".into());
         let state = self.text("io_state")?;
-        let io_state = match &state {
-            Some(name) => Some(io_state(name).ok_or_else(|| self.refuse("io_state", format!("{name:?} is unknown")))?),
-            None => None,
-        };
+        let unknown = |name: &String| self.refuse("io_state", format!("{name:?} is unknown"));
+        let io_state = state.as_ref().map(|name| name.parse::<IoState>().map_err(|_| unknown(name))).transpose()?;
         let memory_budget = self.whole("memory_budget_bytes")?;
         let place = format!("{residency} {state:?} {memory_budget:?}");
+        let own = key(&[build_key, &json!(params).to_string(), &mode_name, &place]);
         Ok(SettingRecord {
-            key: key(&[build_key, &json!(params).to_string(), &mode_name, &place]),
-            build_key: build_key.to_string(),
-            params,
-            mode,
             residency,
             io_state,
             memory_budget,
             serving_bytes: self.whole("serving_bytes")?,
-            k: self.about()?.k,
             warmup: Warmup { seconds: 0.0, settled: !matches!(self.cell("settled"), Cell::Flag(false)) },
-            runs: Vec::new(),
-            answers: Answers::default(),
             failure,
-            skip: None,
             foreign: Some(Box::new(Foreign {
                 format: format.to_string(),
                 source: self.path.display().to_string(),
@@ -202,6 +189,7 @@ impl Row<'_> {
                 recall_rule: self.text("recall_rule")?,
                 stated,
             })),
+            ..SettingRecord::unmeasured(own, build_key, params, mode, self.about()?.k)
         })
     }
 
@@ -246,28 +234,6 @@ impl Row<'_> {
     }
 }
 
-/// The mode of this name.
-fn mode(name: &str) -> Option<Mode> {
-    let (kind, threads) = name.rsplit_once('-')?;
-    let threads: usize = threads.parse().ok().filter(|&threads| threads > 0)?;
-    match kind {
-        "latency" if threads == 1 => Some(Mode::Latency1),
-        "throughput" => Some(Mode::Throughput { threads }),
-        "batch" => Some(Mode::Batch { threads }),
-        _ => None,
-    }
-}
-
-fn io_state(name: &str) -> Option<IoState> {
-    match name.split_once(':') {
-        None if name == "direct" => Some(IoState::Direct),
-        None if name == "cold" => Some(IoState::Cold),
-        None if name == "warm" => Some(IoState::Warm),
-        Some(("capped", bytes)) => Some(IoState::Capped { bytes: bytes.parse().ok()? }),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,14 +241,14 @@ mod tests {
     #[test]
     fn names_of_modes_and_states_are_read_back() {
         for of in [Mode::Latency1, Mode::Throughput { threads: 16 }, Mode::Batch { threads: 2 }] {
-            assert_eq!(mode(&of.name()), Some(of));
+            assert_eq!(of.name().parse(), Ok(of));
         }
         for wrong in ["latency-2", "batch", "batch-0", "batch--1", "open-loop", ""] {
-            assert_eq!(mode(wrong), None, "{wrong}");
+            assert!(wrong.parse::<Mode>().is_err(), "{wrong}");
         }
         for state in [IoState::Direct, IoState::Cold, IoState::Warm, IoState::Capped { bytes: 1 << 28 }] {
-            assert_eq!(io_state(&state.name()), Some(state));
+            assert_eq!(state.name().parse(), Ok(state));
         }
-        assert_eq!(io_state("lukewarm"), None);
+        assert!("lukewarm".parse::<IoState>().is_err());
     }
 }
