@@ -2,7 +2,7 @@
 //!
 //! In: an open index whose settings were measured. Out: a [`LoadRecord`] for what it answers at most and one for each load,
 //! in the run folder's `load.jsonl`, where those of `kiln load` lie too. The index is asked at its fastest setting that
-//! reaches a recall. Queries arrive by a Poisson process and are timed from when they were due ([`crate::load`]); what a
+//! reaches a recall. Queries arrive by a Poisson process and are timed from when they were due ([`mod@crate::load`]); what a
 //! server adds, its queue and its protocol, is not there.
 
 use std::collections::BTreeMap;

@@ -58,7 +58,7 @@ impl Verdict {
 /// Two sides, compared.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
-    /// [`DOCUMENT_VERSION`].
+    /// `DOCUMENT_VERSION`.
     pub version: u32,
     /// The first side: the baseline.
     pub a: SideSummary,
