@@ -114,7 +114,7 @@ fn take_turn<E: Display>(
         Some(measured) => measured,
         None => Measurement { warmup: driver.warm_up(task.threads, repeats, &task.work)?, runs: Vec::new() },
     };
-    measured.runs.extend(driver.turn(task.threads, repeats.turn_seconds(), &task.work)?);
+    RunSample::add_turn(&mut measured.runs, driver.turn(task.threads, repeats.turn_seconds(), &task.work)?);
     Ok(measured)
 }
 
@@ -217,12 +217,12 @@ mod tests {
 
     #[test]
     fn latencies_are_kept_of_a_bounded_number_of_runs() {
-        let runs = vec![RunSample { seconds: 1.0, latency_us: vec![1.0], cached_bytes: None }; 1000];
+        let runs = vec![RunSample { seconds: 1.0, turn: 0, latency_us: vec![1.0], cached_bytes: None }; 1000];
         let thinned = thin(Measurement { warmup: Warmup::default(), runs });
         let kept: Vec<usize> = (0..1000).filter(|&i| !thinned.runs[i].latency_us.is_empty()).collect();
         assert_eq!((thinned.runs.len(), kept.len()), (1000, LATENCY_RUNS));
         assert_eq!((kept[0], kept[LATENCY_RUNS - 1]), (0, 999));
-        let few = vec![RunSample { seconds: 1.0, latency_us: vec![1.0], cached_bytes: None }; LATENCY_RUNS];
+        let few = vec![RunSample { seconds: 1.0, turn: 0, latency_us: vec![1.0], cached_bytes: None }; LATENCY_RUNS];
         let same = thin(Measurement { warmup: Warmup::default(), runs: few.clone() });
         assert_eq!(same.runs, few);
     }

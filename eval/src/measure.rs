@@ -374,7 +374,7 @@ fn merge_passes(queries: usize, threads: Vec<Vec<ThreadPass>>) -> Vec<RunSample>
         for (query, microseconds) in parts.into_iter().flat_map(|part| part.samples) {
             latency_us[query] = round_to_clock(microseconds);
         }
-        runs.push(RunSample { seconds: (to - from).as_secs_f64(), latency_us, cached_bytes });
+        runs.push(RunSample { seconds: (to - from).as_secs_f64(), turn: 0, latency_us, cached_bytes });
     }
 }
 

@@ -75,7 +75,7 @@ fn no_queries_are_no_work() {
 
 #[test]
 fn repeats_ask_for_runs_and_for_seconds() {
-    let runs = |n: usize, seconds| vec![RunSample { seconds, latency_us: vec![], cached_bytes: None }; n];
+    let runs = |n: usize, seconds| vec![RunSample { seconds, turn: 0, latency_us: vec![], cached_bytes: None }; n];
     assert!(Repeats::FULL.satisfied(&runs(10, 0.31)));
     assert!(!Repeats::FULL.satisfied(&runs(10, 0.2)));
     assert!(!Repeats::FULL.satisfied(&runs(9, 10.0)));

@@ -301,7 +301,7 @@ mod tests {
     }
 
     fn setting() -> SettingRecord {
-        let run = |seconds| RunSample { seconds, latency_us: vec![100.0, 200.0, 300.0], cached_bytes: None };
+        let run = |seconds| RunSample { seconds, turn: 0, latency_us: vec![100.0, 200.0, 300.0], cached_bytes: None };
         SettingRecord {
             key: "s".into(),
             build_key: "b".into(),

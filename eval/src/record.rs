@@ -386,6 +386,10 @@ pub struct Warmup {
 pub struct RunSample {
     /// Wall seconds of the pass.
     pub seconds: f64,
+    /// The turn of its setting that it was in, from 0: between two turns others had theirs. Records of one turn say nothing
+    /// about how turns differ.
+    #[serde(default)]
+    pub turn: u32,
     /// Latency of each query in microseconds, in query order, to 10 ns. Where a setting has more than
     /// [`LATENCY_RUNS`] runs, only that many, evenly spread from the first to the last, keep theirs; the
     /// others keep their wall time and an empty list. Empty in batch mode, where no query is timed.
@@ -394,6 +398,15 @@ pub struct RunSample {
     /// dropped. `None` where nothing is read through it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_bytes: Option<u64>,
+}
+
+impl RunSample {
+    /// Adds the passes of one more turn.
+    pub(crate) fn add_turn(runs: &mut Vec<Self>, mut passes: Vec<Self>) {
+        let turn = runs.last().map_or(0, |last| last.turn + 1);
+        passes.iter_mut().for_each(|pass| pass.turn = turn);
+        runs.append(&mut passes);
+    }
 }
 
 /// Per-query counts, in query order. Each list holds one entry a query.

@@ -66,7 +66,7 @@ fn setting(key: &str, failure: Option<&str>) -> SettingRecord {
         serving_bytes: Some(7 << 20),
         k: 5,
         warmup: Warmup { seconds: 0.1, settled: true },
-        runs: vec![RunSample { seconds: 0.5, latency_us: vec![12.34], cached_bytes: Some(4096) }],
+        runs: vec![RunSample { seconds: 0.5, turn: 0, latency_us: vec![12.34], cached_bytes: Some(4096) }],
         answers: Answers::default(),
         failure: failure.map(str::to_string),
         skip: None,

@@ -374,8 +374,8 @@ fn setting(
     let id_hits = strict_hits.iter().map(|h| h - u16::from(*h > 0 && noise.next() < 0.01)).collect();
     let ann_hits = strict_hits.iter().map(|h| h + u16::from(*h < K && noise.next() < 0.3)).collect();
     let threads = mode.threads() as f64;
-    let runs = (0..RUNS)
-        .map(|_| {
+    let runs = (0..RUNS as u32)
+        .map(|turn| {
             let drift = 1.0 + 0.015 * noise.normal();
             let latency_us: Vec<f32> = (lid.iter())
                 .map(|l| {
@@ -385,7 +385,7 @@ fn setting(
                 })
                 .collect();
             let seconds = latency_us.iter().map(|us| f64::from(*us)).sum::<f64>() / 1e6 / threads;
-            RunSample { seconds, latency_us, cached_bytes: None }
+            RunSample { seconds, turn, latency_us, cached_bytes: None }
         })
         .collect();
     let hops: Vec<u32> = lid.iter().map(|l| (effort * 0.9 + l / 3.0) as u32).collect();

@@ -81,8 +81,11 @@ pub enum Mark {
         /// Corners.
         points: Vec<(f64, f64)>,
     },
-    /// A line that belongs to no series.
+    /// A line in no series' colour.
     Guide {
+        /// The series with which it is hidden; `None` for one that always stays.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        series: Option<usize>,
         /// Corners.
         points: Vec<(f64, f64)>,
         /// Pattern.

@@ -4,7 +4,7 @@
 //! fastest, and ranks that only a told difference parts. The tests are those of `kiln compare`: at equal recall, with the
 //! variance of passes and of queries, corrected by Holm's procedure, and never below the noise floor.
 
-use kiln_eval::compare::{Contrast, Field, Noise, Series, holm, turn_seconds};
+use kiln_eval::compare::{Contrast, Field, Noise, Series, holm};
 use kiln_eval::stats::{AtRecall, Interval};
 
 use crate::format;
@@ -31,15 +31,14 @@ pub struct Ranked<'m, 'a> {
 }
 
 /// The settings of some curves, as tests take them.
-fn tested(model: &Model, curves: &[&Curve]) -> Vec<Series> {
-    let turn = turn_seconds(model.data.header.quick);
-    curves.iter().map(|curve| Series::of_run(curve.points.iter().map(|point| point.setting), turn)).collect()
+fn tested(curves: &[&Curve]) -> Vec<Series> {
+    curves.iter().map(|curve| Series::of_run(curve.points.iter().map(|point| point.setting))).collect()
 }
 
 /// Those of `curves` that reach a level, the fastest first, each held against the fastest.
-pub fn against_fastest<'m, 'a>(model: &Model<'a>, curves: &[&'m Curve<'a>], level: f64) -> Vec<Ranked<'m, 'a>> {
+pub fn against_fastest<'m, 'a>(curves: &[&'m Curve<'a>], level: f64) -> Vec<Ranked<'m, 'a>> {
     let reached: Vec<&Curve> = curves.iter().copied().filter(|curve| curve.qps_at(level).is_some()).collect();
-    ranked(&reached, &Field::new(&tested(model, &reached), Noise::unknown()), level, false)
+    ranked(&reached, &Field::new(&tested(&reached), Noise::unknown()), level, false)
 }
 
 /// The same; `all_ranks` also asks which of the slower ones differ among themselves. `field` holds the curves in their order.
@@ -93,7 +92,7 @@ pub fn table(model: &Model, mode: &ModeView) -> Table {
     if levels.is_empty() {
         return table;
     }
-    let series = tested(model, &own);
+    let series = tested(&own);
     let field = Field::new(&series, Noise::unknown());
     for level in levels {
         let ranked = ranked(&own, &field, level, true);

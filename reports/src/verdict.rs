@@ -41,7 +41,7 @@ fn of_figures(model: &Model) -> String {
     let Some(level) = ModeView::focus_of(&own) else {
         return without_level(model, mode, &own);
     };
-    let ranked = told::against_fastest(model, &own, level);
+    let ranked = told::against_fastest(&own, level);
     let name = |curve: &Curve| model.series[curve.series].name.clone();
     let Some((first, others)) = ranked.split_first() else {
         return without_level(model, mode, &own);

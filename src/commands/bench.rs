@@ -139,7 +139,7 @@ pub struct Args {
 enum BenchCommand {
     /// Write a commented experiment's file to begin with
     Init {
-        /// The file
+        /// The file; `-` is standard output
         #[arg(default_value = "run.toml")]
         file: PathBuf,
     },
@@ -171,6 +171,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// Writes the starter file, unless there is a file already.
 fn init(file: &Path) -> anyhow::Result<()> {
     use std::io::Write as _;
+    if file.as_os_str() == "-" {
+        return print(STARTER.trim_end());
+    }
     let created = std::fs::File::create_new(file).and_then(|mut created| created.write_all(STARTER.as_bytes()));
     match created {
         Ok(()) => print(&format!("wrote {}; run it with: kiln bench --config {}", file.display(), file.display())),

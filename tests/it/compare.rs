@@ -60,8 +60,8 @@ fn copy(base: f64, copy: usize) -> Records {
             let wave = 1.0 + 0.01 * ((pass * 7 + number * 3 + copy * 5) as f64).sin();
             let query_us = |query: usize| base * wave * (40.0 + (query % 17) as f64 + 5.0 * number as f64);
             let latency: Vec<f64> = (0..queries).map(query_us).collect();
-            // A tenth of a second, so that each pass is a turn of its own.
-            json!({ "seconds": 0.1 * base * wave * (1.0 + number as f64), "latency_us": latency })
+            // Each pass is a turn of its own.
+            json!({ "seconds": 0.1 * base * wave * (1.0 + number as f64), "turn": pass, "latency_us": latency })
         };
         setting["runs"] = (0..12).map(pass).collect();
     }

@@ -21,6 +21,8 @@ fn the_starter_is_written_once_and_can_be_run() {
     assert_eq!(place.ok(&["bench", "init"]), "wrote run.toml; run it with: kiln bench --config run.toml\n");
     assert_says(&place.fails(2, &["bench", "init"]), &["run.toml", "it is there already"]);
     place.ok(&["bench", "init", "é x.toml"]);
+    let starter = std::fs::read_to_string(place.path("run.toml")).expect("written");
+    assert_eq!(place.ok(&["bench", "init", "-"]), starter);
     assert_eq!(place.text("é x.toml"), place.text("run.toml"));
     assert_says(&place.fails(1, &["bench", "init", "no/such/folder.toml"]), &["no/such/folder.toml", "cannot write"]);
     // As it is it takes minutes: with less to do it is the same file.

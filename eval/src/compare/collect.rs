@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::sample::{Measured, Sampled, Series, turn_seconds};
+use super::sample::{Sampled, Series};
 use super::side::Run;
 use crate::record::{BuildRecord, IoState, Mode, PeerPoint, PeerRecord, SettingRecord};
 
@@ -135,7 +135,7 @@ pub(crate) fn collect<'a>(runs: impl IntoIterator<Item = &'a Run>) -> Vec<Subjec
 
 /// The records of one setting, each with the number of its run.
 enum Records<'a> {
-    Own(Vec<(usize, Measured<'a>)>),
+    Own(Vec<(usize, &'a SettingRecord)>),
     Peer(Vec<(usize, &'a PeerPoint)>),
 }
 
@@ -159,14 +159,13 @@ impl<'a> Subject<'a> {
                     continue;
                 };
                 let line = line(&mut gathered, engine, setting.mode, Place::of(run, setting));
-                let measured = Measured { setting, turn_seconds: turn_seconds(run.data.header.quick) };
                 match line.settings.iter_mut().find(|(params, _)| **params == setting.params) {
                     // Within a run the later record stands.
                     Some((_, Records::Own(records))) => {
                         records.retain(|(run, _)| *run != number);
-                        records.push((number, measured));
+                        records.push((number, setting));
                     }
-                    _ => line.settings.push((&setting.params, Records::Own(vec![(number, measured)]))),
+                    _ => line.settings.push((&setting.params, Records::Own(vec![(number, setting)]))),
                 }
             }
             for (place, peer) in run.data.peers.iter().enumerate() {

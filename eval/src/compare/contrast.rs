@@ -1,14 +1,15 @@
 //! Two series of one mode and place, set against each other at a recall level or at equal settings.
 //!
 //! In: the series of A and of B, and the noise between runs. Out: [`Contrast`]s: the ratio of queries a second with its
-//! variance, which has three parts: passes, from turns drawn anew; queries, drawn anew for both sides alike; and runs, from
-//! an A/A run. A difference is told where all of it, weighed by [Student's t](super::student), makes it improbable *and* it is larger
-//! than the noise floor.
+//! variance, which has three parts: passes, from how turns differ; queries, drawn anew for both sides alike; and runs, from
+//! an A/A run. A difference is told where all of it, weighed by [Student's t](super::student), makes it improbable, where the
+//! [ranks](super::rank_sum) of the turns do, *and* where it is larger than the noise floor.
 
 use rayon::prelude::*;
 
 use super::bootstrap::{QueryDraws, variance};
 use super::noise::Noise;
+use super::rank_sum;
 use super::sample::{QueryTimes, Sampled, Series};
 use super::signed_rank;
 use super::student::{satterthwaite, two_sided_p, two_sided_t};
@@ -16,6 +17,11 @@ use crate::stats::{self, AtRecall, Level};
 
 /// The probability, over all tests of a family, of telling a difference where there is none.
 pub const ALPHA: f64 = 0.05;
+
+/// Turns on either side from which on their ranks are tested. Turns have outliers, of which ten can hold one or five: a
+/// variance of so few is too small as often as it is too large, and ranks need none. Of eight and eight turns, 2 in 12,870
+/// ways to deal them out are as one-sided as can be, which is left to tell in a family of 300 tests.
+const RANKED_TURNS: usize = 8;
 
 /// B against A in queries a second.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,6 +32,9 @@ pub struct Contrast {
     pub variance: f64,
     /// Degrees of freedom behind it (F. Satterthwaite, 1946); 0 where nothing was repeated.
     pub freedom: f64,
+    /// The probability of turns with ranks as one-sided, where both sides are of one distribution; `None` where there are too
+    /// few turns.
+    pub ranks: Option<f64>,
     /// Differences of up to this are never told.
     pub floor: f64,
 }
@@ -42,9 +51,12 @@ impl Contrast {
         half.is_finite().then(|| ((self.log_ratio - half).exp(), (self.log_ratio + half).exp()))
     }
 
-    /// The probability of a ratio at least as far from 1 where A and B do not differ.
+    /// The probability of a ratio at least as far from 1, and of ranks as one-sided, where A and B do not differ.
     pub fn p(&self) -> f64 {
-        if self.log_ratio == 0.0 { 1.0 } else { two_sided_p(self.log_ratio / self.variance.sqrt(), self.freedom) }
+        if self.log_ratio == 0.0 {
+            return 1.0;
+        }
+        two_sided_p(self.log_ratio / self.variance.sqrt(), self.freedom).max(self.ranks.unwrap_or(0.0))
     }
 
     /// Whether B is faster (`Some(true)`) or slower, where its corrected p and the noise floor allow to say so.
@@ -168,14 +180,37 @@ fn at_level(a: &Redrawn<'_>, b: &Redrawn<'_>, level: f64, noise: Noise) -> AtLev
 fn contrast((all_a, a): (&Redrawn<'_>, &Side), (all_b, b): (&Redrawn<'_>, &Side), noise: Noise) -> Contrast {
     let apart: Vec<f64> = a.drawn.iter().zip(&b.drawn).map(|(a, b)| b - a).collect();
     let queries = apart.len().min(all_a.queries).saturating_sub(1) as f64;
-    let parts = [a.passes, b.passes, (variance(&apart), queries), (noise.between(a.runs, b.runs), noise.freedom)];
+    let ranks = Ranks::of(&a.turns, &b.turns);
+    let [passes_a, passes_b] = ranks.as_ref().map_or([a.passes, b.passes], |ranks| [ranks.passes, (0.0, 0.0)]);
+    let parts = [passes_a, passes_b, (variance(&apart), queries), (noise.between(a.runs, b.runs), noise.freedom)];
     let repeated = noise.is_known() || (all_a.series.freedom > 0.0 && all_b.series.freedom > 0.0);
     let (variance, freedom) = satterthwaite(&parts);
     Contrast {
         log_ratio: b.log_qps - a.log_qps,
         variance,
         freedom: if repeated { freedom } else { 0.0 },
+        ranks: ranks.map(|ranks| ranks.p),
         floor: noise.floor(a.runs, b.runs),
+    }
+}
+
+/// What the turns of both sides show, where there are enough.
+struct Ranks {
+    /// The probability of ranks as one-sided.
+    p: f64,
+    /// The variance of the difference that their interval amounts to, and its degrees of freedom.
+    passes: (f64, f64),
+}
+
+impl Ranks {
+    fn of(a: &[f64], b: &[f64]) -> Option<Self> {
+        if a.len().min(b.len()) < RANKED_TURNS {
+            return None;
+        }
+        let freedom = (a.len() + b.len() - 2) as f64;
+        let (low, high) = rank_sum::shift_interval(a, b, ALPHA)?;
+        let deviation = (high - low) / 2.0 / two_sided_t(ALPHA, freedom);
+        Some(Self { p: rank_sum::p_two_sided(a, b), passes: (deviation * deviation, freedom) })
     }
 }
 
@@ -197,6 +232,8 @@ struct Side {
     log_qps: f64,
     /// Variance of `log_qps` from passes, with its degrees of freedom.
     passes: (f64, f64),
+    /// `log_qps` of every turn; empty where several runs measured it, whose turns differ from run to run.
+    turns: Vec<f64>,
     /// `log_qps` for every draw of queries; empty where queries are not known singly.
     drawn: Vec<f64>,
     /// Runs that measured it.
@@ -223,6 +260,7 @@ impl<'a> Redrawn<'a> {
             figure: AtRecall::Value(log_qps.exp()),
             log_qps,
             passes: self.series.pass_variance(setting),
+            turns: turns(&[(setting, 1.0)]),
             drawn: self.shift[number].iter().map(|shift| log_qps + shift).collect(),
             runs: setting.sessions.len(),
         }
@@ -240,15 +278,15 @@ impl<'a> Redrawn<'a> {
             Level::Below => (0, 0.0),
             Level::Above { .. } => (frontier.len() - 1, 0.0),
         };
-        let near: Vec<&Sampled> = [left, left + 1]
+        let near: Vec<(&Sampled, f64)> = [(left, 1.0 - weight), (left + 1, weight)]
             .into_iter()
-            .filter_map(|place| frontier.get(place))
-            .map(|&point| &self.series.settings[self.judged[point]])
+            .filter(|(_, part)| *part > 0.0)
+            .filter_map(|(place, part)| Some((&self.series.settings[self.judged[*frontier.get(place)?]], part)))
             .collect();
         // As if both settings had the same slow minutes: measured in turns, they do. What is known of both stands on what is
         // known of the one of which less is.
         let (mut deviation, mut freedom) = (0.0, f64::INFINITY);
-        for (setting, part) in near.iter().zip([1.0 - weight, weight]).filter(|(_, part)| *part > 0.0) {
+        for (setting, part) in &near {
             let (variance, of_setting) = self.series.pass_variance(setting);
             deviation += part * variance.sqrt();
             freedom = freedom.min(of_setting);
@@ -257,8 +295,9 @@ impl<'a> Redrawn<'a> {
             figure,
             log_qps: speed_at(&whole, level)?.ln(),
             passes: (deviation * deviation, freedom),
+            turns: turns(&near),
             drawn: self.drawn_at(level),
-            runs: near.iter().map(|setting| setting.sessions.len()).min().unwrap_or(1),
+            runs: near.iter().map(|(setting, _)| setting.sessions.len()).min().unwrap_or(1),
         })
     }
 
@@ -280,6 +319,20 @@ impl<'a> Redrawn<'a> {
         let recall = of(&self.recall).or(setting.recall).unwrap_or(f64::NAN);
         (recall, (setting.log_qps() + of(&self.shift).unwrap_or(0.0)).exp())
     }
+}
+
+/// The logarithm of queries a second of every turn, between settings that were measured in turns and count by these parts;
+/// empty where one was measured by several runs, or not in turns.
+fn turns(near: &[(&Sampled, f64)]) -> Vec<f64> {
+    let levels: Option<Vec<(&[f64], f64)>> = (near.iter())
+        .map(|(setting, part)| match setting.sessions.as_slice() {
+            [session] => Some((session.turn_log_qps.as_slice(), *part)),
+            _ => None,
+        })
+        .collect();
+    let levels = levels.unwrap_or_default();
+    let rounds = levels.iter().map(|(turns, _)| turns.len()).min().unwrap_or(0);
+    (0..rounds).map(|round| levels.iter().map(|(turns, part)| part * turns[round]).sum()).collect()
 }
 
 /// Queries a second at a level between points of recall and queries a second; beyond their ends that of the end, so that

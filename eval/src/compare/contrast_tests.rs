@@ -10,11 +10,19 @@ fn timed(us: Vec<f64>) -> QueryTimes {
     QueryTimes { us, variance: 0.0, freedom: 9.0 }
 }
 
-/// A setting of one run: recall of each query, queries a second, and the variance of its logarithm over ten turns.
+/// What one run measured, of turns that are too few to be ranked.
+fn session(log_qps: f64, variance: Option<f64>) -> Session {
+    let turns = if variance.is_some() { FEW } else { 1 };
+    Session { run: 0, log_qps, variance, turn_log_qps: vec![log_qps; turns] }
+}
+
+const FEW: usize = RANKED_TURNS - 1;
+
+/// A setting of one run: recall of each query, queries a second, and the variance of its logarithm over a few turns.
 fn setting(effort: u32, recall: &[f64], qps: f64, variance: f64) -> Sampled {
     Sampled {
         params: BTreeMap::from([("search_list".to_string(), effort.into())]),
-        sessions: vec![Session { run: 0, log_qps: qps.ln(), variance: Some(variance), turns: 10 }],
+        sessions: vec![session(qps.ln(), Some(variance))],
         recall: stats::mean(recall),
         query_recall: recall.iter().copied().map(Some).collect(),
         times: timed(vec![1e6 / qps; recall.len()]),
@@ -43,12 +51,12 @@ fn a_ratio_between_settings_is_interpolated_and_never_beyond_them() {
     assert!(close(speed_a / (1000.0 * 100.0f64).sqrt(), 1.0) && close(speed_b / speed_a, 0.8), "{at:?}");
     let contrast = at.contrast.expect("both reach it");
     assert!(close(contrast.ratio(), 0.8));
-    // Both settings of a bracket share their noise, and all queries are alike: 1e-4 of each side, 18 freedom of each.
-    assert!(close(contrast.variance, 2e-4) && close(contrast.freedom, 36.0), "{contrast:?}");
+    // Both settings of a bracket share their noise, and all queries are alike: 1e-4 of each side, 6 freedom of each.
+    assert!(close(contrast.variance, 2e-4) && close(contrast.freedom, 12.0), "{contrast:?}");
     let (lo, hi) = contrast.interval().expect("repeated");
-    let half = 2.028 * 2e-4f64.sqrt();
+    let half = 2.178_813 * 2e-4f64.sqrt();
     assert!((lo.ln() - (0.8f64.ln() - half)).abs() < 1e-5 && (hi.ln() - (0.8f64.ln() + half)).abs() < 1e-5);
-    assert!(contrast.p() < 1e-10 && contrast.told(0.04) == Some(false) && contrast.told(0.06).is_none());
+    assert!(contrast.p() < 1e-8 && contrast.told(0.04) == Some(false) && contrast.told(0.06).is_none());
 
     let low = versus.at_level(0.5);
     assert!(matches!(low.a, Some(AtRecall::Bound(_))) && low.contrast.is_none());
@@ -63,7 +71,7 @@ fn what_is_below_the_floor_is_not_told_however_certain() {
     assert!(at.p() < 1e-10 && at.told(at.p()).is_none(), "{at:?}");
     // What runs of the same thing show is added to the variance, with its own few degrees of freedom.
     let repeated = Series::new(vec![Sampled {
-        sessions: [0.0, 0.02].map(|log_qps| Session { run: 0, log_qps, variance: Some(0.0), turns: 10 }).into(),
+        sessions: [0.0, 0.02].map(|log_qps| session(log_qps, Some(0.0))).into(),
         ..setting(10, &[0.9], 1.0, 0.0)
     }]);
     let noise = Noise::of([&repeated]);
@@ -71,6 +79,47 @@ fn what_is_below_the_floor_is_not_told_however_certain() {
     let noisy = Versus::new(&a, &b, noise).at_setting(0, 0);
     assert!(close(noisy.variance, 4e-4 + 2e-8) && (noisy.freedom - 1.0).abs() < 1e-3, "{noisy:?}");
     assert!(noisy.p() > 0.3);
+}
+
+#[test]
+fn turns_are_held_against_each_other_by_their_ranks() {
+    let turned = |qps: f64, off: [f64; 10]| {
+        let mut series = series(qps, 1e-4);
+        for setting in &mut series.settings {
+            let log_qps = setting.sessions[0].log_qps;
+            setting.sessions[0].turn_log_qps = off.map(|off| log_qps + off).into();
+        }
+        series
+    };
+    let calm = [0.00, 0.01, -0.01, 0.02, -0.02, 0.005, -0.005, 0.015, -0.015, 0.001];
+    // Of two sides of which one had six of ten turns in a slow mood, the other four.
+    let moods = |slow: usize| {
+        let mut off = calm;
+        off.iter_mut().take(slow).for_each(|off| *off -= 0.25);
+        off
+    };
+    let at =
+        |a: &Series, b: &Series| Versus::new(a, b, Noise::unknown()).at_level(0.93).contrast.expect("both reach it");
+    let slower = at(&turned(1.0, calm), &turned(0.95, calm));
+    // All hundred pairs of turns but a few are apart by 1 to 9%: both sides of the bracket have the same turns.
+    assert!(
+        close(slower.ratio(), 0.95)
+            && slower.ranks.expect("ten turns") < 1e-4
+            && slower.told(slower.p()) == Some(false)
+    );
+    let (low, high) = slower.interval().expect("repeated");
+    assert!(0.93 < low && low < 0.95 && 0.95 < high && high < 0.97, "{low} to {high}");
+    // A median of ten says 20% slower; the ranks of the turns do not.
+    let moody = at(&turned(1.0, moods(4)), &turned(0.8, moods(6)));
+    let equal = at(&turned(1.0, moods(4)), &turned(1.0, moods(6)));
+    assert!(moody.ranks.expect("ten turns") < equal.ranks.expect("ten turns") && equal.p() > 0.2, "{equal:?}");
+    // Few turns, or those of several runs, are not ranked.
+    let mut few = turned(0.95, calm);
+    few.settings.iter_mut().for_each(|setting| setting.sessions[0].turn_log_qps.truncate(FEW));
+    assert_eq!(at(&turned(1.0, calm), &few).ranks, None);
+    let mut several = turned(0.95, calm);
+    several.settings.iter_mut().for_each(|setting| setting.sessions.push(setting.sessions[0].clone()));
+    assert_eq!(at(&turned(1.0, calm), &several).ranks, None);
 }
 
 #[test]
@@ -104,7 +153,7 @@ fn queries_drawn_anew_move_both_sides_alike() {
 fn nothing_is_told_of_what_was_done_once() {
     let once = |qps: f64| {
         let mut setting = setting(10, &[0.9; 4], qps, 0.0);
-        setting.sessions[0] = Session { run: 0, log_qps: qps.ln(), variance: None, turns: 1 };
+        setting.sessions[0] = session(qps.ln(), None);
         Series::new(vec![setting])
     };
     let (a, b) = (once(100.0), once(50.0));
@@ -126,7 +175,7 @@ fn the_typical_query_is_held_against_the_noise() {
         timed(us.iter().enumerate().map(|(query, us)| us * if query % 100 < share { factor } else { 0.999 }).collect())
     };
     let a = timed(us.clone());
-    let contrast = Contrast { log_ratio: -0.1, variance: 1e-4, freedom: 1e6, floor: 0.03 };
+    let contrast = Contrast { log_ratio: -0.1, variance: 1e-4, freedom: 1e6, ranks: None, floor: 0.03 };
     let all = contrast.paired(&a, &slowed(1.1, 100), 10).expect("timed");
     assert!(close(all.log_ratio, -(1.1f64.ln())) && all.slower == 1.0 && all.p < 1e-10, "{all:?}");
     // 2.8 standard errors, of one percent each, are left to ten tests: less than that is noise.

@@ -11,16 +11,17 @@
 //! | `bootstrap` | draws turns of passes, and queries, anew |
 //! | `noise` | how far runs of the same thing lie apart |
 //! | `contrast` | the ratio at a recall level or at equal settings, its interval and its p |
-//! | `signed_rank`, `holm`, `student` | the tests |
+//! | `signed_rank`, `rank_sum`, `holm`, `student` | the tests |
 //! | `rules` | `--fail-if` |
 //!
 //! **How it decides.** Queries a second at a recall level are read between the two settings that bracket it, linear in
-//! their logarithm, never beyond an end. The logarithm of the ratio has a variance of three parts: passes (turns are drawn
-//! anew), queries (drawn anew, alike on both sides) and runs (from runs of the same thing, where there are any). Student's
-//! t makes a p of it, Holm's procedure corrects it for all levels of all pairs, and what remains below 5% is told, unless
-//! it is smaller than the noise floor: the difference that 95% of runs of the same thing stay below, at least
-//! [`LEAST_FLOOR`]; and [`FLOOR_WITHOUT_AA`] where none were measured. The floor is there because passes of one run say
-//! nothing about what differs from run to run.
+//! their logarithm, never beyond an end. The logarithm of the ratio has a variance of three parts: passes, queries (drawn
+//! anew, alike on both sides) and runs (from runs of the same thing, where there are any). That of passes is what the ranks
+//! of the turns leave open where one run a side has eight turns or more, and what drawing turns anew shows otherwise.
+//! Student's t makes a p of it, never below that of the ranks; Holm's procedure corrects it for all levels of all pairs, and
+//! what remains below 5% is told, unless it is smaller than the noise floor: the difference that 95% of runs of the same
+//! thing stay below, at least [`LEAST_FLOOR`]; and [`FLOOR_WITHOUT_AA`] where none were measured. The floor is there because
+//! passes of one run say nothing about what differs from run to run.
 
 mod bootstrap;
 mod collect;
@@ -31,6 +32,7 @@ mod matching;
 mod model;
 mod noise;
 mod notes;
+mod rank_sum;
 mod rules;
 mod sample;
 mod side;
@@ -46,7 +48,7 @@ pub use model::{
 };
 pub use noise::{FLOOR_WITHOUT_AA, LEAST_FLOOR, Noise};
 pub use rules::{Outcome, Rule, RuleOutcome, judge_rules};
-pub use sample::{Measured, Sampled, Series, Session, turn_seconds};
+pub use sample::{Sampled, Series, Session};
 pub use side::{CompareError, Run, read_side};
 pub use signed_rank::{p_greater, p_two_sided};
 

@@ -97,7 +97,8 @@ mod tests {
 
     /// A setting measured by one run for each of these speeds.
     fn setting(log_qps: &[f64], variance: f64) -> Sampled {
-        let session = |(run, &log_qps)| Session { run, log_qps, variance: Some(variance), turns: 10 };
+        let session =
+            |(run, &log_qps)| Session { run, log_qps, variance: Some(variance), turn_log_qps: vec![log_qps; 10] };
         Sampled {
             params: Default::default(),
             sessions: log_qps.iter().enumerate().map(session).collect(),

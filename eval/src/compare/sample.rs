@@ -4,9 +4,9 @@
 //! its own passes show.
 //!
 //! Passes that follow each other share the machine's mood, so they are not samples of their own. What is drawn anew is the
-//! turn: the passes that a setting makes before the others have theirs ([`crate::interleave`]). A turn is told by its
-//! length, so that the variance comes from blocks at least that long (H. Künsch, "The jackknife and the bootstrap for
-//! general stationary observations", 1989).
+//! turn: the passes that a setting makes before the others have theirs ([`crate::interleave`]), which is the block bootstrap
+//! (H. Künsch, "The jackknife and the bootstrap for general stationary observations", 1989) with the blocks as they were
+//! measured.
 
 use std::collections::BTreeMap;
 use std::f64::consts::FRAC_PI_2;
@@ -16,20 +16,8 @@ use serde_json::Value;
 use super::bootstrap::{median_variance, variance};
 use super::student::satterthwaite;
 use crate::metrics;
-use crate::record::{PeerPoint, SettingRecord};
+use crate::record::{PeerPoint, RunSample, SettingRecord};
 use crate::stats;
-
-/// A turn ends with the pass that reaches this part of its length: the rest went between passes.
-const TURN_FILLED: f64 = 0.95;
-
-/// A setting as one run measured it.
-#[derive(Clone, Copy)]
-pub struct Measured<'a> {
-    /// The record.
-    pub setting: &'a SettingRecord,
-    /// Seconds of passes before the next setting has its turn.
-    pub turn_seconds: f64,
-}
 
 /// One search setting, as one or several runs measured it.
 #[derive(Debug, Clone)]
@@ -66,34 +54,39 @@ pub struct Session {
     pub run: usize,
     /// Natural logarithm of queries a second, the median over passes.
     pub log_qps: f64,
-    /// Its variance, from how turns differ; `None` with a single pass.
+    /// Its variance, from how turns differ; `None` with a single turn.
     pub variance: Option<f64>,
-    /// Turns, or passes where there is a single turn.
-    pub turns: usize,
+    /// Natural logarithm of queries a second of every turn, the median over its passes.
+    pub turn_log_qps: Vec<f64>,
 }
 
 impl Session {
     /// The speed that passes of these rates show, by turn.
     fn of(run: usize, log_rates: Vec<Vec<f64>>) -> Option<Self> {
-        let all: Vec<f64> = log_rates.iter().flatten().copied().collect();
-        let log_qps = stats::median(&all)?;
-        Some(Self { run, log_qps, variance: median_variance(&log_rates), turns: log_rates.len() })
+        let log_qps = stats::median(&log_rates.concat())?;
+        let turn_log_qps = log_rates.iter().filter_map(|turn| stats::median(turn)).collect();
+        Some(Self { run, log_qps, variance: median_variance(&log_rates), turn_log_qps })
+    }
+
+    /// Turns.
+    fn turns(&self) -> usize {
+        self.turn_log_qps.len()
     }
 }
 
 impl Sampled {
     /// Merges the records of one setting, each with the number of its run; `None` where no pass was kept.
-    pub fn of(records: &[(usize, Measured<'_>)]) -> Option<Self> {
-        let kept: Vec<(usize, Measured<'_>)> =
-            records.iter().copied().filter(|(_, measured)| measured.setting.failure.is_none()).collect();
+    pub fn of(records: &[(usize, &SettingRecord)]) -> Option<Self> {
+        let kept: Vec<(usize, &SettingRecord)> =
+            records.iter().copied().filter(|(_, setting)| setting.failure.is_none()).collect();
         let sessions: Vec<Session> =
-            kept.iter().filter_map(|(run, measured)| Session::of(*run, log_rates(measured))).collect();
+            kept.iter().filter_map(|(run, setting)| Session::of(*run, log_rates(setting))).collect();
         let (_, first) = kept.first()?;
-        let settings = || kept.iter().map(|(_, measured)| measured.setting);
+        let settings = || kept.iter().map(|(_, setting)| *setting);
         let recalls: Vec<f64> = settings().filter_map(metrics::recall).collect();
         let times: Vec<&[f32]> = settings().flat_map(|s| s.runs.iter().map(|run| run.latency_us.as_slice())).collect();
         (!sessions.is_empty()).then(|| Self {
-            params: first.setting.params.clone(),
+            params: first.params.clone(),
             recall: stats::mean(&recalls),
             query_recall: mean_by_query(settings().map(query_recall)),
             times: QueryTimes::of(&times),
@@ -126,39 +119,17 @@ impl Sampled {
 }
 
 /// Logarithms of queries a second of every pass, by turn.
-fn log_rates(measured: &Measured<'_>) -> Vec<Vec<f64>> {
-    let answered = metrics::queries(measured.setting) as f64;
-    let timed: Vec<f64> =
-        measured.setting.runs.iter().map(|run| run.seconds).filter(|s| s.is_finite() && *s > 0.0).collect();
+fn log_rates(setting: &SettingRecord) -> Vec<Vec<f64>> {
+    let answered = metrics::queries(setting) as f64;
     if answered == 0.0 {
         return Vec::new();
     }
-    let rates = |turn: &[f64]| turn.iter().map(|seconds| (answered / seconds).ln()).collect();
-    turns(&timed, measured.turn_seconds).into_iter().map(rates).collect()
-}
-
-/// Cuts passes into turns of `turn_seconds`. A rest of less than half a turn belongs to the turn before it; where all are
-/// one turn, every pass is one.
-fn turns(seconds: &[f64], turn_seconds: f64) -> Vec<&[f64]> {
-    let mut turns = Vec::new();
-    let (mut begin, mut sum) = (0, 0.0);
-    for (pass, length) in seconds.iter().enumerate() {
-        sum += length;
-        if sum >= turn_seconds * TURN_FILLED {
-            turns.push(begin..pass + 1);
-            (begin, sum) = (pass + 1, 0.0);
-        }
-    }
-    if begin < seconds.len() {
-        match turns.last_mut() {
-            Some(last) if sum < turn_seconds / 2.0 => last.end = seconds.len(),
-            _ => turns.push(begin..seconds.len()),
-        }
-    }
-    match turns.len() {
-        1 => seconds.chunks(1).collect(),
-        _ => turns.into_iter().map(|turn| &seconds[turn]).collect(),
-    }
+    let rates = |turn: &[RunSample]| -> Vec<f64> {
+        let seconds = turn.iter().map(|run| run.seconds).filter(|s| s.is_finite() && *s > 0.0);
+        seconds.map(|seconds| (answered / seconds).ln()).collect()
+    };
+    let turns = setting.runs.chunk_by(|one, next| one.turn == next.turn).map(rates);
+    turns.filter(|turn| !turn.is_empty()).collect()
 }
 
 /// The strict recall of each query; `None` for one without a true neighbour.
@@ -223,27 +194,28 @@ pub struct Series {
 impl Series {
     /// A series of these settings.
     ///
-    /// Settings of one series were measured side by side and vary alike, in proportion. Pooled, what they show stands on
-    /// many turns where each alone has three.
+    /// Settings of one series were measured side by side and vary alike, in proportion: what they show is pooled. For the same
+    /// reason they do not add up to more degrees of freedom than the one with most turns has: a slow minute falls on all.
     pub fn new(settings: Vec<Sampled>) -> Self {
-        let known = || {
-            let sessions = settings.iter().flat_map(|setting| &setting.sessions);
-            sessions.filter_map(|s| Some(((s.turns - 1) as f64, s.turns as f64 * s.variance?)))
-        };
-        let freedom: f64 = known().map(|(freedom, _)| freedom).sum();
-        let squares: f64 = known().map(|(freedom, turn)| freedom * turn).sum();
-        Self { turn_variance: (freedom > 0.0).then(|| squares / freedom), freedom, settings }
+        let turns =
+            |session: &Session| Some(((session.turns() - 1) as f64, session.turns() as f64 * session.variance?));
+        let known = |setting: &Sampled| setting.sessions.iter().filter_map(turns).collect::<Vec<_>>();
+        let known: Vec<Vec<(f64, f64)>> = settings.iter().map(known).collect();
+        let all: f64 = known.iter().flatten().map(|(turns, _)| turns).sum();
+        let squares: f64 = known.iter().flatten().map(|(turns, variance)| turns * variance).sum();
+        let freedom = known.iter().map(|known| known.iter().map(|(turns, _)| turns).sum()).fold(0.0, f64::max);
+        Self { turn_variance: (all > 0.0).then(|| squares / all), freedom, settings }
     }
 
     /// A series of the settings of one run.
-    pub fn of_run<'a>(settings: impl IntoIterator<Item = &'a SettingRecord>, turn_seconds: f64) -> Self {
-        let alone = |setting| Sampled::of(&[(0, Measured { setting, turn_seconds })]);
+    pub fn of_run<'a>(settings: impl IntoIterator<Item = &'a SettingRecord>) -> Self {
+        let alone = |setting| Sampled::of(&[(0, setting)]);
         Self::new(settings.into_iter().filter_map(alone).collect())
     }
 
     /// Variance of one run's log QPS as its passes show it: the setting's own or the pooled one, whichever is larger.
     pub fn session_variance(&self, session: &Session) -> f64 {
-        let pooled = self.turn_variance.map(|turn| turn / session.turns as f64);
+        let pooled = self.turn_variance.map(|turn| turn / session.turns() as f64);
         session.variance.unwrap_or(0.0).max(pooled.unwrap_or(0.0))
     }
 
@@ -257,7 +229,7 @@ impl Series {
             let variance = self.session_variance(session) / (runs * runs);
             match self.is_pooled(session) {
                 true => pooled.0 += variance,
-                false => parts.push((variance, (session.turns - 1) as f64)),
+                false => parts.push((variance, (session.turns() - 1) as f64)),
             }
         }
         parts.push(pooled);
@@ -266,15 +238,9 @@ impl Series {
 
     /// Whether the pooled variance is at least the setting's own, but for rounding.
     fn is_pooled(&self, session: &Session) -> bool {
-        let pooled = self.turn_variance.map_or(0.0, |turn| turn / session.turns as f64);
+        let pooled = self.turn_variance.map_or(0.0, |turn| turn / session.turns() as f64);
         session.variance.is_none_or(|own| own <= pooled * (1.0 + 1e-9))
     }
-}
-
-/// Seconds of passes in a turn under the plan of repeats that a run used.
-pub fn turn_seconds(quick: bool) -> f64 {
-    let repeats = if quick { crate::measure::Repeats::QUICK } else { crate::measure::Repeats::FULL };
-    repeats.turn_seconds()
 }
 
 #[cfg(test)]
@@ -285,7 +251,7 @@ mod tests {
     use crate::record::RunSample;
 
     fn pass(seconds: f64, latency_us: Vec<f32>) -> RunSample {
-        RunSample { seconds, latency_us, cached_bytes: None }
+        RunSample { seconds, turn: 0, latency_us, cached_bytes: None }
     }
 
     /// A setting of the schema's oldest form: fields that were added since are absent.
@@ -304,23 +270,22 @@ mod tests {
 
     #[test]
     fn passes_fall_into_turns() {
-        let lengths = |seconds: &[f64], turn| turns(seconds, turn).iter().map(|t| t.len()).collect::<Vec<_>>();
-        // 19 of 20 parts fill a turn; the last pass is too short for one of its own.
-        assert_eq!(lengths(&[0.1, 0.1, 0.09, 0.2, 0.1, 0.1], 0.3), [3, 3]);
-        assert_eq!(lengths(&[0.1, 0.1, 0.1, 0.2], 0.3), [3, 1]);
-        assert_eq!(lengths(&[0.5, 0.4, 0.5], 0.3), [1, 1, 1]);
-        assert_eq!(lengths(&[0.1, 0.1], 0.3), [1, 1]);
-        assert_eq!(lengths(&[0.1; 4], 0.4), [1; 4]);
-        assert!(lengths(&[], 0.3).is_empty());
+        let mut setting = setting([1.0, 0.5, 0.25, 0.0, 0.5].map(|s| pass(s, vec![])).into(), &[1]);
+        setting.runs.iter_mut().zip([0, 0, 1, 2, 3]).for_each(|(run, turn)| run.turn = turn);
+        let session = Session::of(0, log_rates(&setting)).expect("passes");
+        let two = 2f64.ln();
+        assert_eq!((session.log_qps, session.turn_log_qps.as_slice()), (two, [0.5 * two, 2.0 * two, two].as_slice()));
+        setting.runs.iter_mut().for_each(|run| run.turn = 0);
+        let once = Session::of(0, log_rates(&setting)).expect("passes");
+        assert_eq!((once.log_qps, once.variance, once.turns()), (two, None, 1));
+        assert!(Session::of(0, Vec::new()).is_none());
     }
 
     #[test]
     fn a_setting_is_summarised_by_medians() {
         let one = setting(vec![pass(0.002, vec![100.0, 300.0]), pass(0.004, vec![200.0, 100.0])], &[10, 5]);
         let two = setting(vec![pass(0.001, vec![150.0, 500.0])], &[10, 7]);
-        let records =
-            [(0, Measured { setting: &one, turn_seconds: 0.0 }), (1, Measured { setting: &two, turn_seconds: 0.0 })];
-        let sampled = Sampled::of(&records).expect("measured");
+        let sampled = Sampled::of(&[(0, &one), (1, &two)]).expect("measured");
         assert_eq!(sampled.times.us, [150.0, 300.0]);
         assert_eq!(sampled.query_recall, [Some(1.0), Some(0.6)]);
         assert!((sampled.recall.expect("known") - 0.8).abs() < 1e-12);
@@ -331,36 +296,38 @@ mod tests {
         assert_eq!((sampled.sessions[1].variance, sampled.passes), (None, 3));
         let mut failed = one.clone();
         failed.failure = Some("killed".into());
-        assert!(Sampled::of(&[(0, Measured { setting: &failed, turn_seconds: 0.0 })]).is_none());
+        assert!(Sampled::of(&[(0, &failed)]).is_none());
         assert!(Sampled::of(&[]).is_none());
     }
 
     #[test]
     fn variance_is_pooled_but_never_below_a_setting_s_own() {
-        let calm = setting([0.10, 0.10, 0.10].map(|s| pass(s, vec![1.0])).into(), &[1]);
-        let rough = setting([0.10, 0.12, 0.08, 0.11].map(|s| pass(s, vec![1.0])).into(), &[1]);
-        let series = Series::of_run([&calm, &rough], 0.05);
-        assert_eq!(series.freedom, 2.0 + 3.0);
+        // Every pass is a turn.
+        let turned = |seconds: &[f64]| {
+            let mut setting = setting(seconds.iter().map(|&s| pass(s, vec![1.0])).collect(), &[1]);
+            setting.runs.iter_mut().zip(0..).for_each(|(run, turn)| run.turn = turn);
+            setting
+        };
+        let (calm, rough) = (turned(&[0.10, 0.10, 0.10]), turned(&[0.10, 0.12, 0.08, 0.11]));
+        let series = Series::of_run([&calm, &rough]);
+        assert_eq!(series.freedom, 3.0);
         let own = series.settings[1].sessions[0].variance.expect("four passes");
-        // Of the calm one nothing, of the rough one three of five degrees of freedom, and four turns against three.
+        // Of the calm one nothing, of the rough one three of five turns but one, and four turns against three.
         let pooled = own * 4.0 * 3.0 / 5.0 / 3.0;
         let (variance, freedom) = series.pass_variance(&series.settings[0]);
-        assert!((variance - pooled).abs() < 1e-12 && freedom == 5.0, "{variance}, {freedom}");
+        assert!((variance - pooled).abs() < 1e-12 && freedom == 3.0, "{variance}, {freedom}");
         let (variance, freedom) = series.pass_variance(&series.settings[1]);
         assert!((variance - own).abs() < 1e-15 && (freedom - 3.0).abs() < 1e-9, "{variance}, {freedom}");
-        let single = Series::of_run([&setting(vec![pass(0.1, vec![1.0])], &[1])], 0.05);
+        let single = Series::of_run([&setting(vec![pass(0.1, vec![1.0])], &[1])]);
         assert_eq!((single.freedom, single.pass_variance(&single.settings[0])), (0.0, (0.0, 0.0)));
     }
 
     #[test]
     fn queries_that_differ_between_runs_are_not_merged() {
         let (one, two) = (setting(vec![pass(0.1, vec![1.0])], &[1]), setting(vec![pass(0.1, vec![1.0, 2.0])], &[1, 2]));
-        let records = [&one, &two].map(|setting| (0, Measured { setting, turn_seconds: 0.0 }));
-        let sampled = Sampled::of(&records).expect("measured");
+        let sampled = Sampled::of(&[(0, &one), (0, &two)]).expect("measured");
         assert!(sampled.times.us.is_empty() && sampled.query_recall.is_empty());
         let torn = setting(vec![pass(0.1, vec![1.0, 0.0])], &[1, 1]);
-        assert!(
-            Sampled::of(&[(0, Measured { setting: &torn, turn_seconds: 0.0 })]).expect("timed").times.us.is_empty()
-        );
+        assert!(Sampled::of(&[(0, &torn)]).expect("timed").times.us.is_empty());
     }
 }

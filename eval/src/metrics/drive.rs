@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_cold_pass_that_was_not_is_counted() {
-        let run = |cached_bytes| RunSample { seconds: 1.0, latency_us: vec![], cached_bytes };
+        let run = |cached_bytes| RunSample { seconds: 1.0, turn: 0, latency_us: vec![], cached_bytes };
         let mut setting = SettingRecord {
             key: "s".into(),
             build_key: "b".into(),

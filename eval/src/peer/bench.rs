@@ -388,7 +388,7 @@ impl OnePeer<'_, '_> {
                 }
                 match self.turn(&next_turn(&one.setting, stage.plan), stage)? {
                     Ok(passes) => {
-                        one.runs.extend(passes.runs);
+                        RunSample::add_turn(&mut one.runs, passes.runs);
                         if repeats.satisfied(&one.runs) {
                             self.keep(one, stage)?;
                         } else {

@@ -186,6 +186,7 @@ impl Session {
         let runs = (seconds.iter().enumerate())
             .map(|(pass, &seconds)| RunSample {
                 seconds,
+                turn: 0,
                 latency_us: latencies.as_mut().map(|passes| std::mem::take(&mut passes[pass])).unwrap_or_default(),
                 cached_bytes: None,
             })

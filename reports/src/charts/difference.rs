@@ -38,7 +38,8 @@ fn figure(found: &Comparison) -> Option<Figure> {
     let decisions: Vec<Decision> = found.deciding().collect();
     let names: Vec<String> = decisions.iter().map(|decision| comparison::case(decision)).collect();
     let mut table = crate::table::Table::new(&["Compared", "B/A", "95% interval", "Verdict"]);
-    let mut marks = vec![Mark::Guide { points: vec![(1.0, 0.0), (1.0, decisions.len() as f64)], dash: Dash::Dashed }];
+    let mut marks =
+        vec![Mark::Guide { series: None, points: vec![(1.0, 0.0), (1.0, decisions.len() as f64)], dash: Dash::Dashed }];
     let mut reached = vec![0.98, 1.02];
     for (i, (decision, name)) in decisions.iter().zip(&names).enumerate() {
         let ratio = decision.ratio;

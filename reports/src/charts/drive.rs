@@ -41,7 +41,11 @@ fn figure(model: &Model, mode: &ModeView) -> Option<Figure> {
     for Pair { cold, warm } in &pairs {
         let ((cold_series, cold), (warm_series, warm)) = (*cold, *warm);
         let (Some(recall), Some(cold_us), Some(warm_us)) = (cold.recall, cold.latency, warm.latency) else { continue };
-        guides.push(Mark::Guide { points: vec![(recall, cold_us.p99), (recall, warm_us.p99)], dash: Dash::Dotted });
+        guides.push(Mark::Guide {
+            series: None,
+            points: vec![(recall, cold_us.p99), (recall, warm_us.p99)],
+            dash: Dash::Dotted,
+        });
         for (series, point, us) in [(cold_series, cold, cold_us), (warm_series, warm, warm_us)] {
             let at = (recall, us.p99);
             points.push(Mark::Point { series, at, whisker: None, faint: false, tip: tip(model, series, point) });

@@ -95,7 +95,7 @@ fn saturations(loads: &[LoadCurve], y: &Axis, legend: &mut Vec<LegendItem>) -> V
     for curve in loads {
         let Some(first) = curve.records.iter().find(|record| record.saturated) else { continue };
         let rate = first.offered_rate;
-        marks.push(Mark::Guide { points: vec![(rate, y.lo), (rate, y.hi)], dash: Dash::Dashed });
+        marks.push(Mark::Guide { series: None, points: vec![(rate, y.lo), (rate, y.hi)], dash: Dash::Dashed });
     }
     if !marks.is_empty() {
         legend.push(LegendItem::Guide { dash: Dash::Dashed, name: "saturated from here on".into() });

@@ -62,7 +62,7 @@ fn figure(model: &Model, mode: &ModeView) -> Option<Figure> {
         let ceilings: Vec<(f64, f64)> =
             group.spots.iter().filter_map(|spot| Some((spot.bytes, spot.ceiling?))).collect();
         if ceilings.len() > 1 && group.on_drive {
-            guides.push(Mark::Guide { points: ceilings, dash: Dash::Dashed });
+            guides.push(Mark::Guide { series: None, points: ceilings, dash: Dash::Dashed });
         }
         if group.spots.len() > 1 {
             let corners = group.spots.iter().map(|spot| (spot.bytes, spot.qps.median)).collect();

@@ -99,7 +99,7 @@ fn figure(model: &Model, mode: &ModeView, against: &Against) -> Option<Figure> {
     if !against.lower_is_better {
         choices.push(axes("linear both", &linear, y(Scale::Linear)));
     }
-    let guides = ceilings.iter().map(|line| Mark::Guide { points: line.clone(), dash: Dash::Dashed });
+    let guides = ceilings.iter().map(|line| Mark::Guide { series: None, points: line.clone(), dash: Dash::Dashed });
     let panel = Panel {
         title: String::new(),
         x: linear.clone(),

@@ -38,6 +38,7 @@ pub fn figure(model: &Model) -> Option<Figure> {
         let place = |threads: usize, qps: f64| (position(&modes, threads), qps);
         let perfect = |threads: usize| first.median * threads as f64 / *first_threads as f64;
         marks.push(Mark::Guide {
+            series: Some(series),
             points: measured.iter().map(|(t, _)| place(*t, perfect(*t))).collect(),
             dash: Dash::Dotted,
         });

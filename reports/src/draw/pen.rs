@@ -36,7 +36,7 @@ impl Pen<'_, '_> {
                 let style = stroke(Role::series(*series), series_dash(*series), 2.0);
                 self.path(points.iter().map(|p| place(*p)), style)
             }
-            Mark::Guide { points, dash } => {
+            Mark::Guide { points, dash, .. } => {
                 let style = stroke(Role::Muted, *dash, 1.0);
                 self.path(points.iter().map(|p| place(*p)), style)
             }

@@ -83,7 +83,7 @@ pub fn read(path: &Path, referee: Option<&mut Referee<'_>>) -> Result<Imported, 
     let setting = SettingRecord {
         serving_bytes: Some(index_bytes),
         warmup: Warmup { seconds: 0.0, settled: true },
-        runs: vec![RunSample { seconds, latency_us, cached_bytes: None }],
+        runs: vec![RunSample { seconds, turn: 0, latency_us, cached_bytes: None }],
         answers,
         foreign: Some(Box::new(Foreign {
             format: format.into(),
