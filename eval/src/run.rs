@@ -97,6 +97,7 @@ pub fn run_bench<B: Backend>(
                     continue;
                 }
                 let mut built = index.built(&subject, backend, progress, &folder)?;
+                let budget = budget.renewed();
                 let judge = judged_by(&mut judge, plan, &subject, backend, progress)?;
                 let mut stage = Stage { plan, subject: &subject, judge, folder: &mut folder, progress };
                 for (place, &placement) in placements.iter().enumerate() {

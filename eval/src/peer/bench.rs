@@ -193,6 +193,7 @@ impl OnePeer<'_, '_> {
             }
             return Ok(());
         }
+        stage.budget = stage.budget.renewed();
         let answered = self.probe(settings, stage)?;
         if !answered.is_empty() && stage.folder.header().is_some_and(|header| header.noise.is_none()) {
             self.check_noise(&answered[answered.len() / 2], stage)?;

@@ -124,6 +124,8 @@ for line in sys.stdin:
     if command["do"] == "build":
         if behaviour == "build dies":
             sys.exit("no such luck")
+        if behaviour == "builds slowly":
+            time.sleep(4)
         BASE = command["base"]
         began = time.perf_counter()
         base = read(BASE)

@@ -238,3 +238,16 @@ fn a_peer_has_a_budget_as_everybody_has() {
     let data = bench(&Plan { budget: None, ..late }, &small_set());
     assert!(data.settings.len() == 3 && data.settings.iter().all(|setting| setting.failure.is_none()));
 }
+
+#[test]
+fn a_build_longer_than_its_part_of_the_budget_is_not_in_vain() {
+    if !has_python() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("temporary folder");
+    // Four seconds of building, of which three are this peer's: there are eight yet to measure in.
+    let peers = ["builds slowly", "good", "padded", "duplicate"].map(peer).to_vec();
+    let data = bench(&Plan { budget: Some(Duration::from_secs(12)), ..plan(folder.path(), peers) }, &small_set());
+    let slow = of(&data, "builds slowly");
+    assert!(slow.len() == 3 && slow.iter().all(|setting| setting.failure.is_none()), "{:?}", slow[0].failure);
+}
