@@ -212,11 +212,14 @@ fn the_fragment_is_obeyed_and_kept(desk: &mut Desk, url: &str) {
     desk.assert_quiet("odd fragments");
 }
 
+/// Until the page is told that it was scrolled, which closes what a key has opened.
+const SETTLED: &str = "for (let frame = 0; frame < 2; frame += 1) await new Promise(requestAnimationFrame);";
+
 fn pointer_and_keys_ask_points(desk: &mut Desk, url: &str) {
     desk.open(url);
     let place = format!(
-        "(() => {{ const svg = document.querySelector('#{CHART} .drawn svg'); svg.scrollIntoView({{ block: 'center' }}); \
-         const box = svg.getBoundingClientRect(); return [box.x, box.y, box.width, box.height]; }})()"
+        "(async () => {{ const svg = document.querySelector('#{CHART} .drawn svg'); svg.scrollIntoView({{ block: 'center' }}); \
+         {SETTLED} const box = svg.getBoundingClientRect(); return [box.x, box.y, box.width, box.height]; }})()"
     );
     let [x, y, width, height]: [f64; 4] = serde_json::from_value(desk.browser.value(&place)).expect("a box");
     let at = |across: f64, down: f64| (x + across * width, y + down * height);
