@@ -21,7 +21,7 @@ use crate::io_state::Placement;
 use crate::judge::Judge;
 use crate::numa;
 use crate::open_loop::{Asked, Open};
-use crate::peer::{PeerStage, Peers};
+use crate::peer::{PeerSpec, PeerStage, Peers};
 use crate::plan::{self, Engine, IndexSpec, Plan, PlanError, SearchGrid, Setting};
 use crate::provenance;
 use crate::record::{BuildRecord, Machine, RunData, RunHeader, SCHEMA_VERSION, SettingRecord, Skip};
@@ -71,51 +71,47 @@ pub fn run_bench<B: Backend>(
     }
     let mut judge = None;
     let mut peers = Peers::new(&subject, plan);
-    for (number, engine) in plan.engines.iter().enumerate() {
-        let budget = budget.share(plan.engines.len() - number);
+    // What is measured already takes no part of the time.
+    let mut todo = Vec::with_capacity(plan.engines.len());
+    for engine in &plan.engines {
         match engine {
             Engine::Kiln { index, search } => {
                 let index = Candidate::of(index, search, &subject, backend, &folder)?;
-                let pending = index.pending(plan, &folder);
-                let placements = plan.placements();
-                let held_out = plan.held_out.map(|held_out| held_out.mask(subject.queries.len()));
-                let mut unloaded = Vec::new();
-                for &placement in placements.iter().filter(|_| pending.is_empty()) {
-                    let asked = index.asked(placement, plan.k, held_out.as_deref());
-                    if let Some(open_loop) = &plan.open_loop
-                        && open_loop.due(&asked, &folder)?.is_some()
-                    {
-                        unloaded.push(placement);
-                    }
+                let left = index.left(plan, &subject, &folder)?;
+                match left.is_empty() {
+                    true => tracing::info!("{}: every setting is measured already", index.path.display()),
+                    false => todo.push(Todo::Kiln(index, left)),
                 }
-                if pending.is_empty() && folder.build(&index.key).is_some() && unloaded.is_empty() {
-                    tracing::info!("{}: every setting is measured already", index.path.display());
-                    continue;
-                }
+            }
+            Engine::Peer(peer) => match peers.pending(peer, plan, &folder).is_empty() {
+                true => tracing::info!("{}: every setting is measured already", peer.name),
+                false => todo.push(Todo::Peer(peer)),
+            },
+        }
+    }
+    let engines = todo.len();
+    for (number, engine) in todo.into_iter().enumerate() {
+        let budget = budget.share(engines - number);
+        match engine {
+            Todo::Kiln(index, mut left) => {
+                // Where the plan names it twice.
+                left.settings.retain(|setting| !folder.is_measured(&setting.key, plan.prune));
                 if budget.is_spent() {
-                    give_up(&mut folder, plan, &pending, Some(Skip::TimeBudget), NO_TIME)?;
+                    give_up(&mut folder, plan, &left.settings, Some(Skip::TimeBudget), NO_TIME)?;
                     continue;
                 }
                 let mut built = index.built(&subject, backend, progress, &folder)?;
                 let budget = budget.renewed();
                 let judge = judged_by(&mut judge, plan, &subject, backend, progress)?;
                 let mut stage = Stage { plan, subject: &subject, judge, folder: &mut folder, progress };
-                for (place, &placement) in placements.iter().enumerate() {
-                    let here: Vec<Setting> =
-                        pending.iter().filter(|setting| setting.placement == placement).cloned().collect();
-                    let unloaded = unloaded.contains(&placement);
-                    if !here.is_empty() || stage.folder.build(&index.key).is_none() || unloaded {
-                        let budget = budget.share(placements.len() - place);
-                        stage.measure(&index, built.as_mut(), placement, here, budget)?;
-                    }
+                let places = left.places(plan);
+                let all = places.len();
+                for (number, (placement, here)) in places.into_iter().enumerate() {
+                    stage.measure(&index, built.as_mut(), placement, here, budget.share(all - number))?;
                 }
             }
-            Engine::Peer(peer) => {
+            Todo::Peer(peer) => {
                 let pending = peers.pending(peer, plan, &folder);
-                if pending.is_empty() {
-                    tracing::info!("{}: every setting is measured already", peer.name);
-                    continue;
-                }
                 let judge = judged_by(&mut judge, plan, &subject, backend, progress)?;
                 peers.measure(peer, pending, &mut PeerStage { plan, judge, folder: &mut folder, progress, budget })?;
             }
@@ -318,6 +314,40 @@ struct Built {
     fresh: bool,
 }
 
+/// What a run has to do.
+enum Todo<'a> {
+    Kiln(Candidate, Left),
+    Peer(&'a PeerSpec),
+}
+
+/// What is left to do of an index.
+struct Left {
+    settings: Vec<Setting>,
+    /// Where loads have not been offered to it.
+    unloaded: Vec<Placement>,
+    unbuilt: bool,
+}
+
+impl Left {
+    fn is_empty(&self) -> bool {
+        self.settings.is_empty() && self.unloaded.is_empty() && !self.unbuilt
+    }
+
+    /// The places where something is left, with the settings to measure there.
+    fn places(&self, plan: &Plan) -> Vec<(Placement, Vec<Setting>)> {
+        let here = |&placement: &Placement| {
+            let settings: Vec<Setting> =
+                self.settings.iter().filter(|setting| setting.placement == placement).cloned().collect();
+            (!settings.is_empty() || self.unloaded.contains(&placement)).then_some((placement, settings))
+        };
+        let places: Vec<_> = plan.placements().iter().filter_map(here).collect();
+        if places.is_empty() && self.unbuilt {
+            return plan.placements().first().map(|&first| (first, Vec::new())).into_iter().collect();
+        }
+        places
+    }
+}
+
 /// An index of the plan before it is open.
 struct Candidate {
     key: String,
@@ -361,6 +391,24 @@ impl Candidate {
         Asked { build_key: &self.key, kind: self.params.kind(), file: &self.path, placement, k, held_out }
     }
 
+    /// All that is left to do of it.
+    fn left(&self, plan: &Plan, subject: &Subject<'_>, folder: &RunFolder) -> Result<Left, EvalError> {
+        let settings = self.pending(plan, folder);
+        let held_out = plan.held_out.map(|held_out| held_out.mask(subject.queries.len()));
+        let mut unloaded = Vec::new();
+        // Loads are offered to the fastest setting, which is known when all are measured: then they are due in any case.
+        if settings.is_empty()
+            && let Some(open_loop) = &plan.open_loop
+        {
+            for placement in plan.placements() {
+                if open_loop.due(&self.asked(placement, plan.k, held_out.as_deref()), folder)?.is_some() {
+                    unloaded.push(placement);
+                }
+            }
+        }
+        Ok(Left { settings, unloaded, unbuilt: folder.build(&self.key).is_none() })
+    }
+
     /// The settings that the folder does not hold yet.
     fn pending(&self, plan: &Plan, folder: &RunFolder) -> Vec<Setting> {
         let nlist = match &self.params {
@@ -368,7 +416,7 @@ impl Candidate {
             IndexParams::Vamana(_) => None,
         };
         let mut settings = plan.settings(&self.key, &self.search, self.params.kind(), nlist, self.rows);
-        settings.retain(|setting| !folder.is_measured(&setting.key));
+        settings.retain(|setting| !folder.is_measured(&setting.key, plan.prune));
         settings
     }
 

@@ -222,11 +222,12 @@ impl RunFolder {
         self.builds.iter().rev().find(|build| build.key == key)
     }
 
-    /// Whether nothing is left to do for a setting: it was measured, or pruned. One that failed, or for which there was
-    /// no time, is tried again; so is one that was measured and has failed since. Its last record counts.
-    pub fn is_measured(&self, key: &str) -> bool {
+    /// Whether nothing is left to do for a setting: it was measured, or pruned, where this run prunes, too. One that failed,
+    /// or for which there was no time, is tried again; so is one that was measured and has failed since. Its last record
+    /// counts.
+    pub fn is_measured(&self, key: &str, prunes: bool) -> bool {
         let last = self.settings.iter().rev().find(|setting| setting.key == key);
-        last.is_some_and(|setting| setting.failure.is_none() || setting.skip == Some(Skip::Pruned))
+        last.is_some_and(|setting| setting.failure.is_none() || (prunes && setting.skip == Some(Skip::Pruned)))
     }
 
     /// The records of settings, in the order in which they were kept.

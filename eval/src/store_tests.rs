@@ -97,7 +97,7 @@ fn what_is_written_is_read_back() {
     assert_eq!((&data.header, keys(&data.settings)), (&header(), vec!["a", "b"]));
     assert_eq!(data.settings[0], setting("a", None));
     let folder = RunFolder::open(dir.path()).expect("a run");
-    assert!(folder.is_measured("a") && !folder.is_measured("c"));
+    assert!(folder.is_measured("a", true) && !folder.is_measured("c", true));
     assert_eq!(folder.into_data().expect("a run"), data);
 }
 
@@ -113,7 +113,7 @@ fn a_torn_last_line_is_cut_off_and_written_again() {
         assert_eq!(keys(&load(dir.path()).expect("a run").settings), ["a"]);
         assert_eq!(fs::read(&path).expect("read").len(), length, "reading changes nothing");
         let mut folder = RunFolder::open(dir.path()).expect("a run");
-        assert!(!folder.is_measured("b"));
+        assert!(!folder.is_measured("b", true));
         folder.add_setting(setting("b", None)).expect("written");
         assert_eq!(fs::read(&path).expect("read"), whole);
     }
@@ -140,11 +140,14 @@ fn a_failed_setting_is_tried_again_and_replaced() {
     let mut folder = RunFolder::open(dir.path()).expect("a run");
     folder.add_setting(setting("c", Some("query 1: no page"))).expect("written");
     folder.add_setting(setting("d", None)).expect("written");
-    assert!(!folder.is_measured("c"));
+    assert!(!folder.is_measured("c", true));
     folder.add_setting(setting("c", None)).expect("written");
-    assert!(folder.is_measured("c"));
+    assert!(folder.is_measured("c", true) && folder.is_measured("c", false));
+    let pruned = SettingRecord { skip: Some(Skip::Pruned), ..setting("e", Some("pruned: a probe found")) };
+    folder.add_setting(pruned).expect("written");
+    assert!(folder.is_measured("e", true) && !folder.is_measured("e", false), "a run that does not prune measures it");
     let data = folder.into_data().expect("a run");
-    assert_eq!(keys(&data.settings), ["a", "b", "c", "d"]);
+    assert_eq!(keys(&data.settings), ["a", "b", "c", "d", "e"]);
     assert_eq!(data.settings[2].failure, None);
 }
 

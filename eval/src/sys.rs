@@ -128,6 +128,17 @@ pub(crate) fn kill_group(leader: u32) {
     }
 }
 
+/// Whether a child has ended; it is not reaped by this, so that its number stays its own.
+pub(crate) fn has_ended(child: u32) -> bool {
+    // SAFETY: `waitid` writes to the structure that it is given, for which all zeros is a value, and to nothing else.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // An error means that it was waited for already.
+        libc::waitid(libc::P_PID, child, &mut info, how) != 0 || info.si_signo != 0
+    }
+}
+
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn allowed_cpus() -> Vec<usize> {
     Vec::new()

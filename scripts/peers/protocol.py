@@ -14,12 +14,14 @@ latencies as .npy files. It times; it does not judge. Needed: the standard libra
 
 import json
 import os
+import resource
 import sys
 import threading
 import time
 
 PROTOCOL = 1
 MOST_PASSES = 10_000  # of one turn, however short they are
+ENTRY = 64  # queries that are answered before a turn is timed: others had theirs meanwhile, and caches are theirs
 
 
 class Engine:
@@ -59,6 +61,10 @@ class Engine:
         """The same of all queries (q, dim) in one call: an array (q, k), or a list of lists."""
         return [self.search(query) for query in queries]
 
+    def answers_of(self, found):
+        """The ids of what `search_batch` returned, where bringing them into that form is not the library's time."""
+        return found
+
 
 def claim_stdout():
     """A writer for the protocol. What libraries print to stdout, in C++ too, goes to stderr from here on."""
@@ -73,6 +79,8 @@ def claim_stdout():
 
 def serve(engine):
     """Speaks for `engine` until stdin ends."""
+    import numpy  # noqa: F401  its memory is none that an index takes
+
     say = claim_stdout()
     say("ready", protocol=PROTOCOL, version=str(engine.version()), dtypes=list(engine.dtypes))
     for line in sys.stdin:
@@ -92,12 +100,40 @@ def _build(engine, say, base, metric, params, threads, folder):
     rows.max(initial=0)  # has every page in memory, so that reading the file is not timed
     engine.metric = metric
     rows = engine.prepare(rows, metric)
-    started = time.perf_counter()
+    forget_peak()
+    cpu_before, started = processor_seconds(), time.perf_counter()
     index_bytes = engine.build(rows, metric, params, threads, folder)
     seconds = time.perf_counter() - started
+    # Of the build alone: what follows may take more, and prepare() may have.
+    cost = {"cpu_seconds": processor_seconds() - cpu_before, "peak_rss_bytes": memory("VmHWM")}
     if index_bytes is None:
         index_bytes = engine.index_bytes(folder)
-    say("built", seconds=max(seconds, 1e-9), index_bytes=index_bytes)
+    del rows  # what the index does not keep is not its memory
+    say("built", seconds=max(seconds, 1e-9), index_bytes=index_bytes, **cost)
+
+
+def memory(name):
+    """A field of this process's status in bytes, such as VmRSS or VmHWM; None where there is no such thing."""
+    try:
+        with open("/proc/self/status") as status:
+            return next((1024 * int(line.split()[1]) for line in status if line.startswith(name + ":")), None)
+    except OSError:
+        return None
+
+
+def forget_peak():
+    """Has VmHWM begin again; where that cannot be, the peak is that of the whole life of the process."""
+    try:
+        with open("/proc/self/clear_refs", "w") as refs:
+            refs.write("5")
+    except OSError:
+        pass
+
+
+def processor_seconds():
+    """Of this process and of those it has waited for."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _search(engine, say, queries, k, mode, threads, params, warm_up, passes, seconds, answers=None, latencies=None):
@@ -111,6 +147,8 @@ def _search(engine, say, queries, k, mode, threads, params, warm_up, passes, sec
     until = time.perf_counter() + warm_up
     while time.perf_counter() < until:
         one_pass(engine, rows, threads)
+    if warm_up <= 0:
+        one_pass(engine, rows[:ENTRY], threads)
     walls, times = [], []
     told = 0.0
     while (len(walls) < passes or told < seconds) and len(walls) < MOST_PASSES:
@@ -142,9 +180,10 @@ def _threads(engine, rows, threads):
     if threads == 1:
         return _one_by_one(engine, rows, threads)
     ids, nanoseconds, clock, search = [None] * len(rows), [0] * len(rows), time.perf_counter_ns, engine.search
-    queue, failure = iter(range(len(rows))), []
+    queue, failure, ready = iter(range(len(rows))), [], threading.Barrier(threads + 1)
 
     def work():
+        ready.wait()
         try:
             for number in queue:  # next() of a range is one step of the interpreter
                 started = clock()
@@ -154,9 +193,10 @@ def _threads(engine, rows, threads):
             failure.append(error)
 
     crew = [threading.Thread(target=work) for _ in range(threads)]
-    began = clock()
     for thread in crew:
         thread.start()
+    ready.wait()
+    began = clock()
     for thread in crew:
         thread.join()
     wall = (clock() - began) / 1e9
@@ -167,8 +207,9 @@ def _threads(engine, rows, threads):
 
 def _batch(engine, rows, threads):
     began = time.perf_counter()
-    ids = engine.search_batch(rows)
-    return max(time.perf_counter() - began, 1e-9), ids, None
+    found = engine.search_batch(rows)
+    wall = max(time.perf_counter() - began, 1e-9)
+    return wall, engine.answers_of(found), None
 
 
 def padded(ids, queries, k):
@@ -220,6 +261,7 @@ def selftest():
         engine = Plain()
         _build(engine, say, base=base, metric="l2", params={}, threads=1, folder=folder)
         assert said[-1][0] == "built" and said[-1][1]["index_bytes"] == 12, said
+        assert said[-1][1]["cpu_seconds"] >= 0 and (said[-1][1]["peak_rss_bytes"] or 1) > 0, said
         for mode, threads in (("latency", 1), ("throughput", 2), ("batch", 1)):
             wanted = dict(queries=queries, k=3, mode=mode, threads=threads, params={}, warm_up=0.001, passes=4, seconds=0)
             files = dict(answers=answers, latencies=None if mode == "batch" else latencies)

@@ -9,7 +9,6 @@ process ends. Answers of the first sweep are written as .npy files. It times; it
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -34,38 +33,17 @@ def job_of(options, engine):
     return engines.Job(str(options.dataset), base, queries, facts["metric"], options.threads, str(options.work))
 
 
-def memory(name):
-    """A field of this process's status in bytes, VmRSS or VmHWM; None where there is no such thing."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name + ":")), None)
-
-
-def reset_peak():
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # then the peak is that of the whole life of the process, which began a moment ago
-
-
-def processor_seconds():
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
 def build(engine, job):
     if engine.reopen(job):
         return {"wall_seconds": 0.0, "cpu_seconds": 0.0, "reopened": True, "index_bytes": engine.index_bytes(None)}
     engine.warm_up()
-    reset_peak()
-    before = memory("VmRSS")
-    cpu_started, started = processor_seconds(), time.perf_counter()
+    protocol.forget_peak()
+    before = protocol.memory("VmRSS")
+    cpu_started, started = protocol.processor_seconds(), time.perf_counter()
     own = engine.build(job)
-    built = {"wall_seconds": time.perf_counter() - started, "cpu_seconds": processor_seconds() - cpu_started}
+    built = {"wall_seconds": time.perf_counter() - started, "cpu_seconds": protocol.processor_seconds() - cpu_started}
     if before is not None:
-        built["extra_rss_bytes"] = memory("VmHWM") - before
+        built["extra_rss_bytes"] = protocol.memory("VmHWM") - before
     built.update(own or {})
     with tempfile.TemporaryDirectory(dir=job.folder) as saved:
         built["index_bytes"] = engine.index_bytes(saved)

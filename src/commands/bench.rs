@@ -82,10 +82,10 @@ pub struct Args {
     /// program, with --quick]
     #[arg(long, value_name = "FILE|NAME")]
     dataset: Option<String>,
-    /// A kind of index to build and measure; may be repeated [default: both]
+    /// A kind of index to build and measure; may be repeated [default: both, or none with --open]
     #[arg(long, value_enum)]
     index: Vec<IndexArg>,
-    /// An index file to measure beside them; may be repeated
+    /// An index file to measure; may be repeated
     #[arg(long, value_name = "X.kiln")]
     open: Vec<PathBuf>,
     /// How rows are compared; required where the data set does not say

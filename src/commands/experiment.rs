@@ -42,10 +42,9 @@ pub fn runs_of(config: &Path, quick: bool, out: Option<&Path>, command: &str) ->
         tracing::info!("{}", summary(&dataset));
         let out = out_of(&experiment, out, &dataset.name);
         if let Some(plan) = plan_of(&experiment, spec, &dataset, out, command) {
-            let widest = plan.modes.iter().map(|mode| mode.threads()).max();
+            // Those that build and judge. The threads that search are the modes' own.
             let all = std::thread::available_parallelism().map_or(1, usize::from);
-            let threads = experiment.threads.unwrap_or(all).max(widest.unwrap_or(1));
-            runs.push(Run { dataset, plan, threads: Some(threads) });
+            runs.push(Run { dataset, plan, threads: Some(experiment.threads.unwrap_or(all)) });
         }
     }
     experiment.problems.outcome().map_err(wrong)?;

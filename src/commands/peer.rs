@@ -49,7 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let answer = serde_json::from_str(&line).context("this is no command").and_then(|command| match command {
             Command::Build { base, metric, params, threads, folder } => {
                 let (built, searched) = if args.noop {
-                    (Built { seconds: 1e-9, index_bytes: Some(0) }, None)
+                    (Built { seconds: 1e-9, index_bytes: Some(0), ..Built::default() }, None)
                 } else {
                     let task = Task { base, metric, params, threads, folder };
                     let (built, searcher) = task.build(&args.device)?;
@@ -117,7 +117,12 @@ impl Task {
         };
         let devices = device.open()?;
         let report = with_threads(Some(self.threads), || kiln_builder::build(&devices, &request, &NoProgress))??;
-        let built = Built { seconds: report.total_seconds, index_bytes: Some(report.index_bytes) };
+        let built = Built {
+            seconds: report.total_seconds,
+            index_bytes: Some(report.index_bytes),
+            cpu_seconds: Some(report.cpu_seconds),
+            peak_rss_bytes: Some(report.peak_rss_bytes),
+        };
         Ok((built, Index::open(&out, residency)?))
     }
 }

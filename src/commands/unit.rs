@@ -72,7 +72,7 @@ struct PlanArgs {
     /// The data set: a file that all machines find at this path, or the name of a fetched set
     #[arg(long, value_name = "FILE|NAME")]
     dataset: String,
-    /// The kind of index
+    /// The kind of index: machines share builds of vamana, by partition
     #[arg(long, value_enum)]
     index: IndexArg,
     /// Memory of each machine to keep to, such as 16GiB

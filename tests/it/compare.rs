@@ -213,6 +213,39 @@ fn within_the_noise_nothing_is_told() {
     assert!(told.starts_with("B is slower than A in 4 of 4") && told.contains("many b: 3 runs"), "{told}");
 }
 
+/// Half as fast, and nothing by which that could be told from chance: no rule may call it kept.
+#[test]
+fn runs_of_a_single_turn_say_nothing_of_speed() {
+    let place = Place::new();
+    let in_one_turn = |setting: &mut Value| {
+        for pass in setting["runs"].as_array_mut().expect("list") {
+            pass["turn"] = json!(0);
+        }
+    };
+    copy(1.0, 0).each(in_one_turn).write(&place, BASE);
+    copy(2.0, 1).each(in_one_turn).write(&place, "out");
+    let ran = place.run(&compare(&["--fail-if", "slower:3%"]));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_says(
+        &ran.out,
+        &[
+            "No detectable difference",
+            "slower:3% not judged",
+            "2 runs were measured in a single turn",
+            "two repeats or more",
+        ],
+    );
+    assert_says(&ran.err, &["slower:3% is not judged", "in two turns or more"]);
+    // Of several runs a side the runs are the samples.
+    for number in 0..4 {
+        copy(1.0, number).each(in_one_turn).write(&place, &format!("many a/{number}"));
+        copy(2.0, number + 4).each(in_one_turn).write(&place, &format!("many b/{number}"));
+    }
+    let told = place.run(&["compare", "many a", "many b", "--fail-if", "slower:3%"]);
+    assert_eq!(told.code, Some(1));
+    assert_says(&told.err, &["% slower"]);
+}
+
 #[test]
 fn recall_and_builds_have_rules_of_their_own() {
     let place = two(1.0);

@@ -49,6 +49,14 @@ pub(super) fn notes(sides: &Sides<'_>, noise: &[Noise]) -> Vec<String> {
     if unsettled > 0 {
         notes.push(format!("{unsettled} settings did not settle during warm-up (three windows within 2%)."));
     }
+    let in_one_turn = both().filter(|run| is_of_one_turn(run)).count();
+    if in_one_turn > 0 {
+        notes.push(format!(
+            "{in_one_turn} runs were measured in a single turn, or by a Kiln that did not record turns: how their speed \
+             varies within the run is unknown, so that no difference in it is told from one run a side. Measure again with \
+             two repeats or more."
+        ));
+    }
     let warm: usize = both()
         .flat_map(|run| {
             let file =
@@ -77,6 +85,13 @@ pub(super) fn notes(sides: &Sides<'_>, noise: &[Noise]) -> Vec<String> {
         notes.push(format!("{foreign} settings were imported from other hardware and are compared with nothing."));
     }
     notes
+}
+
+/// Whether a run measured something, and nothing of it in two turns.
+fn is_of_one_turn(run: &Run) -> bool {
+    let mut measured =
+        run.data.settings.iter().filter(|s| s.failure.is_none() && !s.is_foreign() && !s.runs.is_empty()).peekable();
+    measured.peek().is_some() && measured.all(|s| s.runs.iter().all(|pass| pass.turn == s.runs[0].turn))
 }
 
 /// Conditions that may explain a difference, and do not forbid a comparison.

@@ -103,8 +103,12 @@ impl Rule {
         // For each case whether it is beyond the limit, in words.
         let (cases, missing): (Vec<Option<String>>, &str) = match *self {
             Rule::Slower(limit) => (
-                comparison.deciding().map(|decision| slower(&decision, limit)).collect(),
-                "no recall level and no setting that both sides measured",
+                // Without an interval a ratio is told from nothing, however far from one it is.
+                (comparison.deciding())
+                    .filter(|decision| decision.ratio.interval.is_some())
+                    .map(|decision| slower(&decision, limit))
+                    .collect(),
+                "no recall level and no setting that both sides measured, in two turns or more",
             ),
             Rule::Recall(limit) => (
                 (comparison.recalls.iter())

@@ -193,7 +193,7 @@ pub fn import(
             }
         }
         for setting in imported.settings {
-            if folder.is_measured(&setting.key) {
+            if folder.is_measured(&setting.key, true) {
                 report.known += 1;
             } else {
                 folder.add_setting(setting)?;

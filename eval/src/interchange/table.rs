@@ -104,8 +104,8 @@ pub const COLUMNS: &[Column] = columns! {
         "what the index was built with, as JSON"
     "build_device" Text = |r| text(&r.build.device);
         "what computed it"
-    "build_threads" Whole = |r| whole(r.build.threads as u64);
-        "threads of the build; 0 where unknown"
+    "build_threads" Whole = |r| if r.build.threads > 0 { whole(r.build.threads as u64) } else { Cell::Empty };
+        "threads of the build"
     "build_cpu_seconds" Real = |r| Cell::Real(r.build.cpu_seconds);
         "user and system time of the build"
     "build_peak_rss_bytes" Whole = |r| whole(r.build.peak_rss_bytes);
@@ -243,6 +243,8 @@ fn peer_setting(peer: &PeerRecord, point: &PeerPoint, data: &RunData) -> Setting
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -254,5 +256,20 @@ mod tests {
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name}");
         }
         assert!(COLUMNS.iter().all(|column| !column.description.is_empty()));
+    }
+
+    #[test]
+    fn the_book_lists_the_columns() {
+        let fixed = COLUMNS.iter().map(|column| (column.name.to_string(), "", column.description));
+        let figures = METRICS.iter().map(|metric| (metric_column(metric.name), metric.unit, metric.description));
+        let row = |(name, unit, what): (String, &str, &str)| {
+            let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+            format!("| `{name}` |{unit} | {what} |\n")
+        };
+        let table =
+            format!("| column | unit | what |\n|---|---|---|\n{}", fixed.chain(figures).map(row).collect::<String>());
+        let chapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/interchange.md");
+        let text = std::fs::read_to_string(&chapter).expect("read");
+        assert!(text.contains(&table), "{} should hold:\n{table}", chapter.display());
     }
 }

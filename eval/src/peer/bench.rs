@@ -94,7 +94,8 @@ impl<'a> Peers<'a> {
             params: params.clone(),
             mode,
         });
-        let settings: Vec<PeerSetting> = settings.filter(|setting| !folder.is_measured(&setting.key)).collect();
+        let settings: Vec<PeerSetting> =
+            settings.filter(|setting| !folder.is_measured(&setting.key, plan.prune)).collect();
         let built = folder.build(&build_key).is_some();
         Pending { build_key, settings, built }
     }
@@ -173,6 +174,8 @@ struct OnePeer<'a, 'v> {
 /// A setting that has answered.
 struct Answered {
     setting: PeerSetting,
+    /// Which of the processes answered: one that is started anew has built anew, and may answer otherwise.
+    start: usize,
     answers: Answers,
     warmup: Warmup,
     runs: Vec<RunSample>,
@@ -188,6 +191,9 @@ impl OnePeer<'_, '_> {
             return Ok(());
         }
         if let Err(reason) = self.session(stage)? {
+            if settings.is_empty() {
+                tracing::error!("{}: {reason}", self.spec.name);
+            }
             for setting in &settings {
                 self.leave_out(setting, None, &reason, stage)?;
             }
@@ -214,9 +220,17 @@ impl OnePeer<'_, '_> {
                 let (spec, work, log) = (self.spec, &self.work, &self.log);
                 match Session::start(spec, self.metric, self.vectors, work, log, self.available)? {
                     Ok((session, cost)) => {
-                        self.serving_bytes = cost.serving_bytes;
-                        if stage.folder.build(&self.build_key).is_none() {
-                            stage.folder.add_build(self.build_record(&session, &cost))?;
+                        self.serving_bytes = session.serving_bytes();
+                        let now = self.build_record(&session, &cost);
+                        match stage.folder.build(&self.build_key).map(|then| then.device.clone()) {
+                            Some(then) if then != now.device => {
+                                let other = format!("it is {} now, and this run has measured {then}", now.device);
+                                self.hopeless = Some(format!("{other}: choose another --out"));
+                                session.farewell();
+                                return Ok(Err(self.hopeless.clone().unwrap_or_default()));
+                            }
+                            Some(_) => (),
+                            None => stage.folder.add_build(now)?,
                         }
                         tracing::info!("{} {}: built in {:.1} s", spec.name, cost.version, cost.built.seconds);
                         self.session = Some(session);
@@ -235,7 +249,10 @@ impl OnePeer<'_, '_> {
             Err(reason) => return Ok(Err(reason)),
         };
         match outcome {
-            Ok(passes) => Ok(Ok(passes)),
+            Ok(passes) => {
+                self.serving_bytes = self.session.as_ref().map_or(0, Session::serving_bytes);
+                Ok(Ok(passes))
+            }
             Err(Lost { reason, gone }) => {
                 if gone && let Some(session) = self.session.take() {
                     self.part(session, stage)?;
@@ -254,7 +271,7 @@ impl OnePeer<'_, '_> {
             for record in kept {
                 let failure = Some(reason.clone());
                 let (runs, answers) = (Vec::new(), Answers::default());
-                stage.folder.add_setting(SettingRecord { runs, answers, failure, ..record })?;
+                stage.folder.add_setting(SettingRecord { runs, answers, failure, skip: None, ..record })?;
             }
             self.hopeless.get_or_insert(reason);
         }
@@ -270,8 +287,6 @@ impl OnePeer<'_, '_> {
 
     /// Has every setting answered once, spread over all of them first.
     fn probe(&mut self, settings: Vec<PeerSetting>, stage: &mut PeerStage<'_, '_>) -> Result<Vec<Answered>, EvalError> {
-        let repeats = stage.plan.repeats;
-        let warm_up = (3.0 * repeats.window_seconds).min(repeats.warmup_seconds);
         let mut answered: Vec<(usize, Answered)> = Vec::with_capacity(settings.len());
         for place in spread_out(settings.len()) {
             let setting = &settings[place];
@@ -279,37 +294,45 @@ impl OnePeer<'_, '_> {
                 self.leave_out(setting, Some(Skip::TimeBudget), NO_TIME, stage)?;
                 continue;
             }
-            let turn = Turn {
-                params: &setting.params,
-                mode: setting.mode,
-                k: stage.plan.k,
-                warm_up,
-                passes: 1,
-                seconds: repeats.turn_seconds() / 2.0,
-                answers: true,
-            };
-            match self.turn(&turn, stage)? {
-                Ok(Passes { runs, ids: Some(ids), .. }) => {
-                    let judgement = stage.judge.judge(ids.view())?;
-                    let answers = Answers {
-                        strict_hits: judgement.strict_hits,
-                        id_hits: judgement.id_hits,
-                        ann_hits: judgement.ann_hits,
-                        possible: judgement.possible,
-                        ..Answers::default()
-                    };
-                    let rates: Vec<f64> = runs.iter().map(|run| 1.0 / run.seconds).collect();
-                    let seconds = warm_up + runs.iter().map(|run| run.seconds).sum::<f64>();
-                    // Of fewer passes nobody can say: they are long, and so is the warm-up.
-                    let warmup = Warmup { seconds, settled: rates.len() < 3 || agree(&rates) };
-                    answered.push((place, Answered { setting: setting.clone(), answers, warmup, runs }));
-                }
-                Ok(_) => self.leave_out(setting, None, "it gave no answers", stage)?,
-                Err(reason) => self.leave_out(setting, None, &reason, stage)?,
+            if let Some(one) = self.answer(setting.clone(), stage)? {
+                answered.push((place, one));
             }
         }
         answered.sort_by_key(|(place, _)| *place);
         Ok(answered.into_iter().map(|(_, answered)| answered).collect())
+    }
+
+    /// Has one setting answer, and judges it. `None`: it could not, and is kept as such.
+    fn answer(&mut self, setting: PeerSetting, stage: &mut PeerStage<'_, '_>) -> Result<Option<Answered>, EvalError> {
+        let repeats = stage.plan.repeats;
+        let warm_up = (3.0 * repeats.window_seconds).min(repeats.warmup_seconds);
+        let turn = Turn {
+            params: &setting.params,
+            mode: setting.mode,
+            k: stage.plan.k,
+            warm_up,
+            passes: 1,
+            seconds: repeats.turn_seconds() / 2.0,
+            answers: true,
+        };
+        let (runs, ids) = match self.turn(&turn, stage)? {
+            Ok(Passes { runs, ids: Some(ids), .. }) => (runs, ids),
+            Ok(_) => return self.leave_out(&setting, None, "it gave no answers", stage).map(|()| None),
+            Err(reason) => return self.leave_out(&setting, None, &reason, stage).map(|()| None),
+        };
+        let judgement = stage.judge.judge(ids.view())?;
+        let answers = Answers {
+            strict_hits: judgement.strict_hits,
+            id_hits: judgement.id_hits,
+            ann_hits: judgement.ann_hits,
+            possible: judgement.possible,
+            ..Answers::default()
+        };
+        let rates: Vec<f64> = runs.iter().map(|run| 1.0 / run.seconds).collect();
+        let seconds = warm_up + runs.iter().map(|run| run.seconds).sum::<f64>();
+        // Of fewer passes nobody can say: they are long, and so is the warm-up.
+        let warmup = Warmup { seconds, settled: rates.len() < 3 || agree(&rates) };
+        Ok(Some(Answered { setting, start: self.starts, answers, warmup, runs }))
     }
 
     /// Measures one setting against itself, where no index of Kiln's was measured before.
@@ -387,6 +410,13 @@ impl OnePeer<'_, '_> {
                     self.leave_out(&one.setting, Some(Skip::TimeBudget), &late, stage)?;
                     continue;
                 }
+                // Starts it anew where it was lost.
+                if self.session(stage)?.is_ok() && one.start != self.starts {
+                    if let Some(again) = self.answer(one.setting, stage)? {
+                        unfinished.push(Answered { runs: Vec::new(), ..again });
+                    }
+                    continue;
+                }
                 match self.turn(&next_turn(&one.setting, stage.plan), stage)? {
                     Ok(passes) => {
                         RunSample::add_turn(&mut one.runs, passes.runs);
@@ -405,7 +435,7 @@ impl OnePeer<'_, '_> {
     }
 
     fn keep(&mut self, one: Answered, stage: &mut PeerStage<'_, '_>) -> Result<(), EvalError> {
-        let Answered { setting, answers, warmup, runs } = one;
+        let Answered { setting, answers, warmup, runs, .. } = one;
         let Measurement { warmup, runs } = thin(Measurement { warmup, runs });
         let record = SettingRecord { warmup, runs, answers, ..self.unmeasured(&setting, stage.plan) };
         // Only the key and the parameters are needed to take it back.
@@ -427,7 +457,12 @@ impl OnePeer<'_, '_> {
             tracing::error!("{name}, {params}, {}: {reason}", setting.mode.name());
         }
         let failure = Some(reason.to_string());
-        stage.folder.add_setting(SettingRecord { failure, skip, ..self.unmeasured(setting, stage.plan) })?;
+        let record = SettingRecord { failure, skip, ..self.unmeasured(setting, stage.plan) };
+        if skip == Some(Skip::Pruned) {
+            // By what this process has shown: worth as much as that.
+            self.kept.push(record.clone());
+        }
+        stage.folder.add_setting(record)?;
         stage.progress.advance(1);
         Ok(())
     }
@@ -455,7 +490,7 @@ impl OnePeer<'_, '_> {
             cpu_seconds: cost.cpu_seconds,
             peak_rss_bytes: cost.peak_rss_bytes,
             index_bytes: cost.built.index_bytes.unwrap_or(0),
-            serving_bytes: cost.serving_bytes,
+            serving_bytes: session.serving_bytes(),
         }
     }
 }

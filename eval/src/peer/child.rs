@@ -27,6 +27,9 @@ const QUOTED: usize = 60;
 /// Seconds that a process may take to end after it was told that nothing more is asked.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether a process that says nothing still lives.
+const GLANCE: Duration = Duration::from_secs(1);
+
 /// Words in a log that tell that memory did not suffice, whatever the language.
 const OUT_OF_MEMORY: [&str; 5] =
     ["MemoryError", "bad_alloc", "Cannot allocate memory", "memory allocation of", "out of memory"];
@@ -63,6 +66,8 @@ pub(super) struct Child {
     stdin: Option<ChildStdin>,
     lines: Receiver<Line>,
     log: PathBuf,
+    /// Where its own words begin in the log: what is before is of earlier processes.
+    log_from: u64,
     /// Bytes of memory that it may take, where there is a limit.
     limit: Option<u64>,
     cap: Option<ChildCap>,
@@ -83,6 +88,7 @@ impl Child {
         let name = command.first().cloned().unwrap_or_default();
         let stderr = File::options().create(true).append(true).open(log);
         let stderr = stderr.map_err(|error| Lost::gone(format!("{}: cannot write: {error}", log.display())))?;
+        let log_from = stderr.metadata().map_or(0, |file| file.len());
         let cap = match ChildCap::new(memory.unwrap_or(otherwise)) {
             Ok(cap) => Some(cap),
             Err(refused) => {
@@ -108,7 +114,7 @@ impl Child {
             // Nobody listens any more where the child was dropped.
             let _ = sender.send(Line::End);
         });
-        let mut child = Self { process, stdin, lines, log: log.to_path_buf(), limit, cap, ended: None };
+        let mut child = Self { process, stdin, lines, log: log.to_path_buf(), log_from, limit, cap, ended: None };
         if let Some(cap) = &child.cap
             && let Err(refused) = cap.take(child.process.id())
         {
@@ -135,7 +141,7 @@ impl Child {
 
     /// The next event, within `limit`. A process that says anything else, or nothing, is ended.
     pub(super) fn hear(&mut self, limit: Duration, doing: &str) -> Result<Event, Lost> {
-        let reason = match self.lines.recv_timeout(limit) {
+        let reason = match self.next_line(limit) {
             Ok(Line::Text(line)) => match serde_json::from_slice::<Event>(&line) {
                 Ok(Event::Error { reason, out_of_memory: true }) => return Err(Lost::here(self.too_much(&reason))),
                 Ok(Event::Error { reason, .. }) => return Err(Lost::here(format!("it said, {doing}: {reason}"))),
@@ -152,6 +158,27 @@ impl Child {
         };
         self.end();
         Err(Lost::gone(reason))
+    }
+
+    /// The next line within `limit`. A process that has ended says nothing more, whatever still holds its standard output.
+    fn next_line(&mut self, limit: Duration) -> Result<Line, RecvTimeoutError> {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left.min(GLANCE)) {
+                Err(RecvTimeoutError::Timeout) if self.has_ended() => {
+                    // What it had said before may be on its way.
+                    self.end();
+                    return self.lines.recv_timeout(FAREWELL).or(Ok(Line::End));
+                }
+                Err(RecvTimeoutError::Timeout) if left > GLANCE => continue,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.is_some() || sys::has_ended(self.process.id())
     }
 
     /// How a process ended whose standard output did.
@@ -174,7 +201,7 @@ impl Child {
             (Some(signal), _) => format!("it was killed {doing} by signal {signal}"),
             (None, code) => format!("it ended {doing} with exit code {}", code.unwrap_or(-1)),
         };
-        let log = last_words(&self.log);
+        let log = last_words(&self.log, self.log_from);
         let last = log.back().map(String::as_str).unwrap_or_default();
         if self.limit.is_some() && log.iter().any(|line| OUT_OF_MEMORY.iter().any(|words| line.contains(words))) {
             return self.too_much(&format!("{end}; its last words: {last}"));
@@ -192,16 +219,13 @@ impl Child {
 
     fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         let until = Instant::now() + limit;
-        while self.ended.is_none() {
-            // An error means that it was waited for already, which only this does.
-            self.ended = self.process.try_wait().ok().flatten();
-            if self.ended.is_none() {
-                if Instant::now() >= until {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(2));
+        while !self.has_ended() {
+            if Instant::now() >= until {
+                return None;
             }
+            std::thread::sleep(Duration::from_millis(2));
         }
+        self.end();
         self.ended
     }
 
@@ -211,10 +235,11 @@ impl Child {
         self.wait(FAREWELL);
     }
 
+    /// Ends it, if it has not ended by itself, and whatever it has started.
     fn end(&mut self) {
         self.stdin = None;
         if self.ended.is_none() {
-            // What it has started goes with it: its group's number is its own until it is waited for.
+            // Its group's number is its own until it is waited for.
             sys::kill_group(self.process.id());
             self.ended = self.process.wait().ok();
         }
@@ -253,14 +278,14 @@ fn quote(line: &[u8]) -> String {
     format!("{short:?}")
 }
 
-/// The last lines of a log that say something.
-fn last_words(log: &Path) -> VecDeque<String> {
+/// The last lines of a log, from the byte `from` on, that say something.
+fn last_words(log: &Path, from: u64) -> VecDeque<String> {
     const TAIL: u64 = 4096;
     let read = || -> std::io::Result<Vec<u8>> {
         use std::io::{Seek, SeekFrom};
         let mut file = File::open(log)?;
         let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
+        file.seek(SeekFrom::Start(size.saturating_sub(TAIL).max(from)))?;
         let mut tail = Vec::new();
         file.take(TAIL).read_to_end(&mut tail)?;
         Ok(tail)
@@ -284,6 +309,15 @@ mod tests {
         assert_eq!(quote(b"Loading...\n"), "\"Loading...\"");
         assert_eq!(quote(&[b'x'; 100]).chars().count(), QUOTED + 3);
         assert_eq!(quote(b"\xff\x00"), "\"\u{fffd}\\0\"");
+    }
+
+    #[test]
+    fn last_words_are_those_of_this_process() {
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(log.path(), "what(): std::bad_alloc\nfarewell\n").expect("written");
+        assert_eq!(last_words(log.path(), 0), ["what(): std::bad_alloc", "farewell"]);
+        assert_eq!(last_words(log.path(), 23), ["farewell"]);
+        assert!(last_words(log.path(), 32).is_empty());
     }
 
     #[test]

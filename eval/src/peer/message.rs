@@ -93,6 +93,12 @@ pub struct Built {
     /// Bytes of the index as the library saves it, where it can.
     #[serde(default)]
     pub index_bytes: Option<u64>,
+    /// Processor seconds of the build alone, where the process can tell them from what it did besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<f64>,
+    /// Highest resident set while it built, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
 }
 
 /// Passes over the queries, as the process tells them.
@@ -113,7 +119,7 @@ mod tests {
         let told = |text: &str| serde_json::from_str::<Event>(text).expect("an event");
         let ready = Event::Ready { protocol: 1, version: "0.8".into(), dtypes: vec![] };
         assert_eq!(told(r#"{"event": "ready", "protocol": 1, "version": "0.8", "colour": "red"}"#), ready);
-        let built = Event::Built(Built { seconds: 1.5, index_bytes: None });
+        let built = Event::Built(Built { seconds: 1.5, ..Built::default() });
         assert_eq!(told(r#"{"event":"built","seconds":1.5}"#), built);
         assert_eq!(told(r#"{"event":"searched","seconds":[0.5]}"#), Event::Searched(Searched { seconds: vec![0.5] }));
         let error = Event::Error { reason: "so".into(), out_of_memory: false };

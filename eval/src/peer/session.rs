@@ -34,8 +34,6 @@ pub(super) struct Cost {
     pub built: Built,
     pub cpu_seconds: f64,
     pub peak_rss_bytes: u64,
-    /// Memory that is no file's, when the index is ready.
-    pub serving_bytes: u64,
 }
 
 /// One turn of passes.
@@ -69,6 +67,10 @@ pub(super) struct Session {
     rows: u64,
     queries: usize,
     search_limit: Duration,
+    /// Memory that was no file's before there was an index: the interpreter's, and the library's own.
+    memory_before: u64,
+    /// The most that there was beyond it, when the index was ready and after each turn.
+    serving_bytes: u64,
 }
 
 impl Session {
@@ -107,7 +109,9 @@ impl Session {
         };
         let (rows, queries) = (vectors.rows(), vectors.queries());
         let folder = work.to_path_buf();
-        let mut session = Self { child, files, folder, rows, queries, search_limit: spec.limits.search };
+        let memory_before = status_bytes(child.id(), "RssAnon:");
+        let search_limit = spec.limits.search;
+        let mut session = Self { child, files, folder, rows, queries, search_limit, memory_before, serving_bytes: 0 };
         Ok(session.build(spec, metric, version).map(|cost| (session, cost)))
     }
 
@@ -116,6 +120,7 @@ impl Session {
         std::fs::create_dir_all(&folder)
             .map_err(|error| Lost::gone(format!("{}: cannot make the folder: {error}", folder.display())))?;
         let before = cpu_seconds(self.child.id());
+        forget_peak(self.child.id());
         let began = Instant::now();
         self.child.tell(&Command::Build {
             base: self.files.base.clone(),
@@ -131,14 +136,26 @@ impl Session {
             Err(lost) => return Err(Lost::gone(lost.reason)),
         };
         check_seconds(&[built.seconds], began.elapsed().as_secs_f64())?;
+        self.look_at_memory();
         let id = self.child.id();
-        Ok(Cost {
-            version,
-            built,
-            cpu_seconds: (cpu_seconds(id) - before).max(0.0),
-            peak_rss_bytes: status_bytes(id, "VmHWM:"),
-            serving_bytes: status_bytes(id, "RssAnon:"),
-        })
+        // What it tells of the build alone is believed where it is no more than what was seen here, reading the rows and
+        // saving the index included. Processes that it waited for are not seen here.
+        let seen = (cpu_seconds(id) - before).max(0.0);
+        let most = began.elapsed().as_secs_f64() * available_threads() * CLOCK_SLACK + CLOCK_SLACK_SECONDS;
+        let cpu_seconds = built.cpu_seconds.filter(|told| (0.0..=most).contains(told)).unwrap_or(seen);
+        let peak = status_bytes(id, "VmHWM:");
+        let peak_rss_bytes = built.peak_rss_bytes.map_or(peak, |told| told.min(peak));
+        Ok(Cost { version, built, cpu_seconds, peak_rss_bytes })
+    }
+
+    fn look_at_memory(&mut self) {
+        let now = status_bytes(self.child.id(), "RssAnon:").saturating_sub(self.memory_before);
+        self.serving_bytes = self.serving_bytes.max(now);
+    }
+
+    /// Memory that serving took, so far: that of no file, beyond what the process held before it had built.
+    pub(super) fn serving_bytes(&self) -> u64 {
+        self.serving_bytes
     }
 
     /// Has passes made, and checks what is said of them. In latency and throughput mode each query is timed.
@@ -153,9 +170,8 @@ impl Session {
         }
         let cpus = numa::search_order();
         let threads = turn.mode.threads();
-        if threads <= cpus.len()
-            && let Err(error) = sys::pin_process(self.child.id(), &cpus[..threads])
-        {
+        // Where there are fewer processors than threads: all of them, not those of an earlier turn.
+        if let Err(error) = sys::pin_process(self.child.id(), &cpus[..threads.min(cpus.len())]) {
             tracing::debug!("a peer cannot be pinned: {error}");
         }
         let began = Instant::now();
@@ -177,6 +193,7 @@ impl Session {
             other => return Err(unexpected(&other, "searched")),
         };
         let wall_seconds = began.elapsed().as_secs_f64();
+        self.look_at_memory();
         check_seconds(&seconds, wall_seconds)?;
         if seconds.len() < turn.passes {
             let (told, asked) = (seconds.len(), turn.passes);
@@ -296,6 +313,15 @@ fn status_bytes(process: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let kib = status.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
+}
+
+/// Has the peak of a process begin again; where the system refuses, it is that of its whole life.
+fn forget_peak(process: u32) {
+    let _ = std::fs::write(format!("/proc/{process}/clear_refs"), "5");
+}
+
+fn available_threads() -> f64 {
+    std::thread::available_parallelism().map_or(1.0, |threads| threads.get() as f64)
 }
 
 /// Processor seconds of a process; 0 where they are unknown.

@@ -57,6 +57,10 @@ def misbehave_before(behaviour, base_path):
         os.kill(os.getpid(), signal.SIGKILL)
     elif behaviour == "abort":
         os.abort()
+    elif behaviour == "heir":
+        if os.fork() == 0:
+            time.sleep(600)  # and holds standard output all the while
+        os.abort()
     elif behaviour == "exit":
         print("the disk is on fire", file=sys.stderr)
         sys.exit(3)
@@ -73,6 +77,8 @@ def search(base, behaviour, command):
     queries, k = read(command["queries"]), command["k"]
     bad = behaviour if command["params"]["ef"] == 2 else None
     misbehave_before(bad, BASE)
+    if bad == "die later" and "answers" not in command:
+        os.abort()
     if bad == "say error":
         return say("error", reason="ef must be odd")
     seconds, latencies, told = [], [], 0

@@ -129,6 +129,8 @@ fn whatever_a_peer_does_costs_a_setting_and_not_the_run() {
         ("close", "it closed its standard output"),
         ("kill", "SIGKILL"),
         ("abort", "by signal 6"),
+        ("heir", "by signal 6"),
+        ("die later", "by signal 6"),
         ("exit", "exit code 3; its last words: the disk is on fire"),
         ("memory", "out of memory: "),
         ("say error", "it said, while searching: ef must be odd"),
@@ -160,6 +162,26 @@ fn whatever_a_peer_does_costs_a_setting_and_not_the_run() {
         assert!(settings[1].runs.is_empty() && settings[1].skip.is_none());
     }
     assert!(of(&data, "good").iter().all(|setting| setting.failure.is_none()), "the run did not go on");
+}
+
+/// A library that was replaced between two runs is another one.
+#[test]
+fn another_version_of_a_peer_is_not_mixed_in() {
+    if !has_python() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let plan = plan(folder.path(), vec![peer("say error")]);
+    bench(&plan, &small_set());
+    let builds = folder.path().join("builds.jsonl");
+    let older = std::fs::read_to_string(&builds).expect("read").replace("say error 7.1", "say error 6.0");
+    std::fs::write(&builds, older).expect("written");
+    // The setting that failed is tried again.
+    let data = bench(&plan, &small_set());
+    let settings = of(&data, "say error");
+    let failure = settings[1].failure.as_deref().expect("not measured");
+    assert!(failure.contains("it is say error 7.1 now, and this run has measured say error 6.0"), "{failure}");
+    assert!(settings[0].failure.is_none() && settings[2].failure.is_none());
 }
 
 #[test]

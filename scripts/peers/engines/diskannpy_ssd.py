@@ -60,7 +60,13 @@ class Engine(Base):
         return True
 
     def stamp(self, job):
-        return f"{self.version()} {self.params} {os.path.abspath(job.base.filename)} {job.base.shape} {job.base.dtype}"
+        return f"{self.version()} {self.params} {self.file_of(job.base)} {job.base.shape} {job.base.dtype}"
+
+    @staticmethod
+    def file_of(base):
+        """Rows that were changed in memory have none, and nothing is opened again for them."""
+        file = getattr(base, "filename", None)
+        return os.path.abspath(file) if file else "memory"
 
     def opened_by(self, job):
         self.folder, self.index, self.memory = job.folder, None, None
