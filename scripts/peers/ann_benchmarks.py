@@ -347,7 +347,7 @@ def selftest():
         adapter.use({"variant": 1}, 3, 1)
         assert adapter.search(None) == [20, 20, 20], adapter.search(None)
         adapter.use({"query_args": "[7]"}, 2, 1)
-        assert adapter.search_batch([None, None]) == [[7, 7], [7, 7]]
+        assert adapter.answers_of(adapter.search_batch([None, None])) == [[7, 7], [7, 7]]
         for wrong in (
             lambda: adapter.use({"variant": 9}, 3, 1),
             lambda: configuration.group({"group": "x"}),
