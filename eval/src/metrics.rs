@@ -79,9 +79,9 @@ pub const METRICS: &[Metric] = metrics! {
     "qps" ["queries/s"] Higher = |m| qps(m.setting).map(|i| i.median);
         "queries of a run divided by its wall time; median over runs"
     "latency_mean" ["us"] Lower = |m| latency_mean(m.setting);
-        "mean time of a query over all runs"
+        "mean time of a query, over the runs that keep times: 20 at most, evenly spread"
     "latency_p50" ["us"] Lower = |m| latency(m.setting).map(|l| l.p50);
-        "median time of a query, from the merged histogram of all runs"
+        "median time of a query, from the merged histogram of those runs"
     "latency_p95" ["us"] Lower = |m| latency(m.setting).map(|l| l.p95);
         "95% of the queries answered within this, from the merged histogram"
     "latency_p99" ["us"] Lower = |m| latency(m.setting).map(|l| l.p99);
@@ -102,9 +102,9 @@ pub const METRICS: &[Metric] = metrics! {
         "distance computations"
     "hops_per_query" [""] Lower = |m| hops_per_query(m.setting);
         "nodes expanded (graph) or lists scanned (inverted file)"
-    "build_seconds" ["s"] Lower = |m| Some(m.build.total_seconds);
-        "wall time of the build, all stages"
-    "index_bytes" ["B"] Lower = |m| Some(m.build.index_bytes as f64);
+    "build_seconds" ["s"] Lower = |m| Some(m.build.total_seconds).filter(|&seconds| seconds > 0.0);
+        "wall time of the build, all stages; unknown of an index that was only opened"
+    "index_bytes" ["B"] Lower = |m| Some(m.build.index_bytes as f64).filter(|&bytes| bytes > 0.0);
         "size of the index file"
 };
 

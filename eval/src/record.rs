@@ -201,6 +201,12 @@ pub struct BuildRecord {
 }
 
 impl BuildRecord {
+    /// Whether this is an index of Kiln's own. A peer is named by whoever writes the experiment, perhaps like one of Kiln's:
+    /// its device is its name and version.
+    pub fn is_kilns(&self) -> bool {
+        ["vamana", "ivf-pq"].contains(&self.index.as_str()) && !self.device.starts_with(&format!("{} ", self.index))
+    }
+
     /// The record of something of which only the name is known.
     pub fn unknown(key: impl Into<String>, index: impl Into<String>) -> Self {
         Self {
@@ -295,6 +301,19 @@ pub enum Skip {
     Pruned,
     /// There was no time left. A run that is continued measures it.
     TimeBudget,
+}
+
+impl Skip {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Pruned, Self::TimeBudget];
+
+    /// As records spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pruned => "pruned",
+            Self::TimeBudget => "time-budget",
+        }
+    }
 }
 
 /// One search setting of one index in one mode, fully measured.

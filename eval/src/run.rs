@@ -96,6 +96,10 @@ pub fn run_bench<B: Backend>(
             Todo::Kiln(index, mut left) => {
                 // Where the plan names it twice.
                 left.settings.retain(|setting| !folder.is_measured(&setting.key, plan.prune));
+                left.unbuilt &= folder.build(&index.key).is_none();
+                if left.is_empty() {
+                    continue;
+                }
                 if budget.is_spent() {
                     give_up(&mut folder, plan, &left.settings, Some(Skip::TimeBudget), NO_TIME)?;
                     continue;
@@ -112,6 +116,9 @@ pub fn run_bench<B: Backend>(
             }
             Todo::Peer(peer) => {
                 let pending = peers.pending(peer, plan, &folder);
+                if pending.is_empty() {
+                    continue;
+                }
                 let judge = judged_by(&mut judge, plan, &subject, backend, progress)?;
                 peers.measure(peer, pending, &mut PeerStage { plan, judge, folder: &mut folder, progress, budget })?;
             }
@@ -315,6 +322,7 @@ struct Built {
 }
 
 /// What a run has to do.
+#[expect(clippy::large_enum_variant, reason = "a plan names a few")]
 enum Todo<'a> {
     Kiln(Candidate, Left),
     Peer(&'a PeerSpec),

@@ -68,7 +68,7 @@ pub(crate) fn sentence(comparison: &Comparison) -> String {
             cases.len(),
             tests(decisions.len()),
             percent(farthest.ratio.ratio),
-            case(farthest),
+            case(comparison, farthest),
         ))
     };
     let speed = match (told(Verdict::Slower), told(Verdict::Faster)) {
@@ -84,28 +84,31 @@ pub(crate) fn sentence(comparison: &Comparison) -> String {
         .join(" ")
 }
 
-/// `Its recall is lower at 3 of 4 equal settings (at most by 1.2 points: ivf-pq, nprobe 8).`; `None` where that is not told.
+/// `Its recall is lower at 3 of 4 equal settings (at most by 1.2 points: ivf-pq, memory, nprobe=8).`; `None` where that is not told.
 fn recall(comparison: &Comparison, change: RecallChange) -> Option<String> {
     let cases: Vec<&RecallRow> = comparison.recalls.iter().filter(|row| row.change == change).collect();
     let farthest = cases.iter().max_by(|a, b| a.difference.abs().total_cmp(&b.difference.abs()))?;
     let word = if change == RecallChange::Lower { "lower" } else { "higher" };
     Some(format!(
-        "B's recall is {word} at {} of {} (at most by {:.1} points: {}, {}).",
+        "B's recall is {word} at {} of {} (at most by {:.1} points: {}, {}, {}).",
         cases.len(),
         format::count(comparison.recalls.len(), "equal setting", "equal settings"),
         100.0 * farthest.difference.abs(),
-        farthest.index,
+        of_dataset(comparison, &farthest.dataset, &farthest.index),
+        place(&farthest.place),
         format::params(&farthest.params),
     ))
 }
 
-/// What a decision is of: `vamana, latency-1, recall .95`.
-pub(crate) fn case(decision: &Decision<'_>) -> String {
+/// What a decision is of: `vamana, recall .95, latency-1, memory`; with the data set where there are several.
+pub(crate) fn case(comparison: &Comparison, decision: &Decision<'_>) -> String {
     let at = match (decision.level, decision.params) {
         (Some(level), _) => format!("recall {}", format::recall_tick(level)),
         (None, params) => params.map(format::params).unwrap_or_default(),
     };
-    format!("{}, {}, {at}", decision.pair.index, decision.pair.mode)
+    let pair = decision.pair;
+    let index = of_dataset(comparison, &pair.dataset, &pair.index);
+    format!("{index}, {at}, {}, {}", pair.mode, place(&pair.place))
 }
 
 /// How far a ratio lies from 1: `5.1%`.

@@ -159,6 +159,11 @@ pub fn probability(p: f64) -> String {
     }
 }
 
+/// A figure, or a dash where it is 0: of what was not measured zeros are kept.
+pub fn known(value: f64, show: fn(f64) -> String) -> String {
+    maybe(Some(value).filter(|&value| value > 0.0), show)
+}
+
 /// A figure or a dash.
 pub fn maybe(value: Option<f64>, show: fn(f64) -> String) -> String {
     value.map_or_else(|| "–".into(), show)

@@ -29,12 +29,9 @@ pub fn copy_of(data: &RunData, build: &BuildRecord, setting: &SettingRecord) -> 
 /// The command that measures a setting of Kiln's own indexes again; `None` of others. It measures `latency-1` along with any
 /// other mode, since every run does.
 pub fn command(data: &RunData, build: &BuildRecord, setting: &SettingRecord) -> Option<String> {
-    // A peer is named by whoever writes the experiment, perhaps like one of Kiln's own: its device is its name and version.
-    let own = ["vamana", "ivf-pq"].contains(&build.index.as_str());
-    let peer = build.device.starts_with(&format!("{} ", build.index));
     // `kiln bench` hands out batches on one thread.
     let unasked = matches!(setting.mode, Mode::Batch { threads } if threads > 1);
-    if !own || peer || unasked || setting.is_foreign() {
+    if !build.is_kilns() || unasked || setting.is_foreign() {
         return None;
     }
     let header = &data.header;

@@ -27,7 +27,15 @@ fn of_figures(model: &Model) -> String {
                 "This run is empty: nothing was built and nothing was searched.".into()
             }
             0 => format!("Nothing was searched; {builds}."),
-            n => format!("No setting could be measured: {}; {builds}.", format::count(n, "failed", "failed")),
+            _ => {
+                let fates = [(None, "failed"), (Some(Skip::Pruned), "pruned"), (Some(Skip::TimeBudget), "out of time")];
+                let counted = fates.map(|(fate, words)| {
+                    let count = model.skipped.iter().filter(|skipped| skipped.setting.skip == fate).count();
+                    (count > 0).then(|| format!("{} {words}", format::number(count as f64)))
+                });
+                let counted: Vec<String> = counted.into_iter().flatten().collect();
+                format!("No setting could be measured: {}; {builds}.", counted.join(", "))
+            }
         };
     };
     // What was measured elsewhere is shown, and says nothing about this machine.
@@ -87,21 +95,32 @@ fn of_figures(model: &Model) -> String {
             }
         }
     }
-    if others.len() > 1 {
-        text.push_str(&format!(", ahead of {}", format::count(others.len() - 1, "other", "others")));
+    // Those that the test, too, tells from the first.
+    let behind = others.iter().skip(1).filter(|other| other.told && !other.bound && !first.bound).count();
+    if behind > 0 && !others.first().is_some_and(|second| second.bound) {
+        text.push_str(&format!(", ahead of {}", format::count(behind, "other", "others")));
     }
     text.push('.');
     if let Some(p99) = best.at(level, |p| Some(p.latency?.p99)).and_then(AtRecall::value) {
         let build = model.series[best.series].build;
         let ranked = !tied && !others.first().is_some_and(|second| second.bound);
         text.push_str(&format!(
-            " {} p99 there is {}{}; it was built in {} and takes {} on the drive.",
+            " {} p99 there is {}{}",
             if ranked { "Its".into() } else { format!("{}'s", name(best)) },
             if first.bound { "at most " } else { "" },
             format::micros(p99),
-            format::seconds(build.total_seconds),
-            format::bytes(build.index_bytes as f64),
         ));
+        let cost = [
+            Some(format!("was built in {}", format::seconds(build.total_seconds)))
+                .filter(|_| build.total_seconds > 0.0),
+            Some(format!("takes {} on the drive", format::bytes(build.index_bytes as f64)))
+                .filter(|_| build.index_bytes > 0),
+        ];
+        let cost: Vec<String> = cost.into_iter().flatten().collect();
+        if !cost.is_empty() {
+            text.push_str(&format!("; it {}", cost.join(" and ")));
+        }
+        text.push('.');
     }
     for curve in own.iter().filter(|c| c.qps_at(level).is_none()) {
         if let Some(max) = curve.frontier_recalls().last() {
@@ -238,6 +257,8 @@ pub fn notes(model: &Model) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use kiln_eval::record::{BuildRecord, SettingRecord};
+
     use super::*;
     use crate::fixture;
 
@@ -261,8 +282,13 @@ mod tests {
         let mut settings = data.settings.clone();
         settings.iter_mut().for_each(|s| s.build_key = "twin".into());
         data.settings.extend(settings);
+        let third = BuildRecord { key: "third".into(), ..data.builds[0].clone() };
+        data.builds.push(third);
+        let third = |s: &SettingRecord| SettingRecord { build_key: "third".into(), ..s.clone() };
+        let settings: Vec<SettingRecord> = data.settings.iter().filter(|s| s.build_key == "twin").map(third).collect();
+        data.settings.extend(settings);
         let text = verdict(&Model::new(&data));
-        assert!(text.contains("vamana and vamana #2 show no detectable difference"), "{text}");
+        assert!(text.contains(" show no detectable difference") && !text.contains("ahead of"), "{text}");
     }
 
     #[test]
@@ -382,6 +408,13 @@ mod tests {
         }
         let text = verdict(&Model::new(&data));
         assert!(text.starts_with("Recall is unknown"), "{text}");
+        for (number, setting) in data.settings.iter_mut().enumerate() {
+            setting.failure = Some("none".into());
+            setting.skip = (number > 0).then_some(Skip::TimeBudget);
+        }
+        let text = verdict(&Model::new(&data));
+        let late = data.settings.len() - 1;
+        assert_eq!(text, format!("No setting could be measured: 1 failed, {late} out of time; 1 index was built."));
         data.settings.clear();
         assert_eq!(verdict(&Model::new(&data)), "Nothing was searched; 1 index was built.");
         assert!(notes(&Model::new(&data)).is_empty());

@@ -64,7 +64,8 @@ const makeChart = (id, chart, changed) => {
   };
   const take = () => {
     const target = targets[current];
-    if (target?.tip[1]) copy(target.tip[1]).then(() => point(current, 'copied'));
+    const number = current;
+    if (target?.tip[1]) copy(target.tip[1]).then(() => point(number, 'copied'));
   };
   const zoomTo = (zoom) => {
     if (zoom) state.zoom[id] = zoom; else delete state.zoom[id];
@@ -75,11 +76,14 @@ const makeChart = (id, chart, changed) => {
   // Narrowing the axes: a rectangle drawn with mouse or pen; a finger scrolls.
   let from = null;
   let brush = null;
+  // A drag ends in a click, which is no wish to copy.
+  let dragged = false;
   const clamped = (at) => {
     const [left, right, top, bottom] = frames[0];
     return { x: Math.min(Math.max(at.x, left), right), y: Math.min(Math.max(at.y, top), bottom) };
   };
   svg.addEventListener('pointerdown', (event) => {
+    dragged = false;
     if (event.button !== 0 || event.target.closest('.level-grip')) return;
     if (chart.zooms && event.pointerType !== 'touch') {
       from = clamped(units(event));
@@ -88,6 +92,8 @@ const makeChart = (id, chart, changed) => {
   });
   svg.addEventListener('pointermove', (event) => {
     const at = units(event);
+    // The grip of the threshold, while it is held.
+    dragged ||= event.buttons > 0 && event.target.closest('.level-grip') !== null;
     if (!from) return point(under(at), 'click to copy', { x: event.clientX, y: event.clientY });
     const to = clamped(at);
     if (!brush && Math.hypot(to.x - from.x, to.y - from.y) < 6) return undefined;
@@ -101,6 +107,7 @@ const makeChart = (id, chart, changed) => {
     const [start, drawn] = [from, brush];
     [from, brush] = [null, null];
     drawn?.remove();
+    dragged ||= Boolean(drawn);
     if (event.type !== 'pointerup' || !drawn) return;
     const to = clamped(units(event));
     if (Math.abs(to.x - start.x) > 6 && Math.abs(to.y - start.y) > 6) zoomTo(between(start, to));
@@ -118,6 +125,7 @@ const makeChart = (id, chart, changed) => {
   // A finger leaves with every tap, before its click.
   svg.addEventListener('pointerleave', (event) => { if (event.pointerType !== 'touch') point(-1); });
   svg.addEventListener('click', (event) => {
+    if (dragged) return;
     const found = under(units(event));
     if (found < 0) return;
     const shown = event.pointerType !== 'touch' || found === current;

@@ -26,11 +26,14 @@ const svgNode = (name, parent, attributes = {}, text = '') => {
 const copy = (text) => {
   if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
   // A file opened from disk may have no clipboard interface.
-  const area = node('textarea', { value: text });
+  const area = node('textarea', { value: text, className: 'aside' });
+  const before = document.activeElement;
   document.body.append(area);
+  area.focus({ preventScroll: true });
   area.select();
   document.execCommand('copy');
   area.remove();
+  before?.focus({ preventScroll: true });
   return Promise.resolve();
 };
 

@@ -18,7 +18,8 @@ Examples:
 
 csv and parquet hold a row for every setting, failed ones too, and an empty cell where a figure does not apply.
 ann-benchmarks files hold answers, which a run folder does not keep: the run's indexes answer once more, and must answer
-as they did. They appear as OUT/results/DATASET/K/ALGO/*.hdf5; settings of several threads have no place in that format.
+as they did. They appear as OUT/results/DATASET/K/ALGO/*.hdf5; settings of several threads have no place in that format, and
+those of peers are left out, for their indexes are gone.
 cuvs-bench files appear as OUT/DATASET/result/search/*.json, with CSV beside.";
 
 #[derive(clap::Args)]

@@ -137,7 +137,10 @@ fn a_slowdown_fails_where_a_rule_says_so() {
         "all.json",
     ]));
     assert_eq!(ran.code, Some(1), "{}", ran.err);
-    assert_says(&ran.err, &["error: --fail-if slower:3%: ivf-pq, latency-1, at recall ", "% slower"]);
+    assert_says(
+        &ran.err,
+        &["error: --fail-if slower:3%: photosift-10k-128-euclidean, ivf-pq, latency-1, memory, at recall ", "% slower"],
+    );
     assert_says(
         &ran.out,
         &["Rules", "slower:3% FAILED", "recall:0.5pt kept", "build-slower:50% kept", "memory:10% kept"],
@@ -265,8 +268,15 @@ fn recall_and_builds_have_rules_of_their_own() {
     let all = "recall:5pt,build-slower:50%,memory:20%,slower:20%";
     let ran = place.run(&compare(&["--fail-if", all]));
     assert_eq!(ran.code, Some(1), "{}", ran.err);
-    assert_says(&ran.err, &["recall:5pt: ivf-pq, nprobe ", "points lower", "build-slower:50%: ivf-pq: built in "]);
-    assert_says(&ran.err, &["memory:20%: ivf-pq: peak memory of the build", "50.0% more"]);
+    assert_says(
+        &ran.err,
+        &[
+            "recall:5pt: photosift-10k-128-euclidean, ivf-pq, memory, nprobe ",
+            "points lower",
+            "build-slower:50%: photosift-10k-128-euclidean, ivf-pq: built in ",
+        ],
+    );
+    assert_says(&ran.err, &["memory:20%: photosift-10k-128-euclidean, ivf-pq: peak memory of the build", "50.0% more"]);
     assert_says(&ran.out, &["lower", "(+100.0%)", "(+25.0%)"]);
     // A rule is met once; with the limits above it, none is.
     place.ok(&compare(&["--fail-if", "recall:20pt,build-slower:150%,memory:60%"]));

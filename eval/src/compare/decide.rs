@@ -17,7 +17,7 @@ use super::noise::Noise;
 use super::notes::notes;
 use super::sample::{Sampled, Series};
 use super::side::{CompareError, Run};
-use super::signed_rank::p_two_sided;
+use super::signed_rank::p_along_mean;
 use crate::record::BuildRecord;
 use crate::stats::{self, AtRecall};
 
@@ -248,7 +248,7 @@ fn recalls(matched: &[Matched<'_>]) -> Vec<RecallRow> {
             else {
                 continue;
             };
-            let p = p_two_sided(&differences);
+            let p = p_along_mean(&differences);
             rows.push(RecallRow {
                 dataset,
                 index,

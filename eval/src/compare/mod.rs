@@ -50,7 +50,6 @@ pub use noise::{FLOOR_WITHOUT_AA, LEAST_FLOOR, Noise};
 pub use rules::{Outcome, Rule, RuleOutcome, judge_rules};
 pub use sample::{Sampled, Series, Session};
 pub use side::{CompareError, Run, read_side};
-pub use signed_rank::{p_greater, p_two_sided};
 
 #[cfg(test)]
 #[path = "error_rates.rs"]

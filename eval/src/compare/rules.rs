@@ -118,7 +118,9 @@ impl Rule {
                         let setting = setting.collect::<Vec<_>>().join(", ");
                         let (points, a, b) = (-100.0 * row.difference, row.a, row.b);
                         beyond.then(|| {
-                            format!("{}, {setting}: recall {points:.2} points lower ({a:.4}, {b:.4})", row.index)
+                            let (dataset, index, place) = (&row.dataset, &row.index, &row.place);
+                            let of = format!("{dataset}, {index}, {place}, {setting}");
+                            format!("{of}: recall {points:.2} points lower ({a:.4}, {b:.4})")
                         })
                     })
                     .collect(),
@@ -166,7 +168,8 @@ fn slower(decision: &Decision<'_>, limit: f64) -> Option<String> {
             params.map(|(name, value)| format!("{name} {}", plain(value))).collect::<Vec<_>>().join(", ")
         }
     };
-    Some(format!("{}, {}, {at}: {:.1}% slower", pair.index, pair.mode, 100.0 * (1.0 - ratio)))
+    let (dataset, index, mode, place) = (&pair.dataset, &pair.index, &pair.mode, &pair.place);
+    Some(format!("{dataset}, {index}, {mode}, {place}, {at}: {:.1}% slower", 100.0 * (1.0 - ratio)))
 }
 
 /// Whether a figure rose by more than `limit`, in words; `None` where it is unknown.
@@ -180,7 +183,10 @@ fn rise(
 ) -> Option<Option<String>> {
     let [a, b] = figures?;
     let percent = 100.0 * (b / a - 1.0);
-    let told = || format!("{}: {what} {:.2} {unit}, {percent:.1}% more than {:.2}", build.index, b / size, a / size);
+    let told = || {
+        let of = format!("{}, {}", build.dataset, build.index);
+        format!("{of}: {what} {:.2} {unit}, {percent:.1}% more than {:.2}", b / size, a / size)
+    };
     Some((b / a - 1.0 > limit).then(told))
 }
 

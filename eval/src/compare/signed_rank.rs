@@ -19,10 +19,12 @@ pub fn p_greater(differences: &[f64]) -> f64 {
     }
 }
 
-/// The probability of ranks at least as one-sided as these, on whichever side.
-pub fn p_two_sided(differences: &[f64]) -> f64 {
-    let reversed: Vec<f64> = differences.iter().map(|d| -d).collect();
-    (2.0 * p_greater(differences).min(p_greater(&reversed))).min(1.0)
+/// Two-sided, for a claim that goes the way of the mean: ranks that point the other way, as where many gain a little and a
+/// few lose much, are no evidence for it.
+pub fn p_along_mean(differences: &[f64]) -> f64 {
+    let mean: f64 = differences.iter().sum();
+    let along: Vec<f64> = differences.iter().map(|d| d * mean.signum()).collect();
+    (2.0 * p_greater(&along)).min(1.0)
 }
 
 struct Ranked {
@@ -97,12 +99,15 @@ mod tests {
     fn by_hand() {
         // Only all five on one side: 1 of 32.
         assert_eq!(p_greater(&[1.0, 2.0, 3.0, 4.0, 5.0]), 1.0 / 32.0);
-        assert_eq!(p_two_sided(&[1.0, 2.0, 3.0, 4.0, 5.0]), 2.0 / 32.0);
+        assert_eq!(p_along_mean(&[1.0, 2.0, 3.0, 4.0, 5.0]), 2.0 / 32.0);
         // Ranks 2 and 3 positive of 1, 2, 3: sums of 5 or 6, which are {2, 3} and {1, 2, 3}.
         assert_eq!(p_greater(&[-1.0, 2.0, 3.0]), 2.0 / 8.0);
         assert_eq!(p_greater(&[0.0, f64::NAN]), 1.0);
-        assert_eq!(p_two_sided(&[]), 1.0);
-        assert_eq!(p_two_sided(&[1.0, -1.0]), 1.0);
+        // Ninety of a hundred gain .1, ten lose 1: the ranks say higher, and the mean is lower.
+        let split = [vec![0.1; 90], vec![-1.0; 10]].concat();
+        assert!(p_greater(&split) < 1e-6 && p_along_mean(&split) == 1.0);
+        assert_eq!(p_along_mean(&[-1.0, -2.0, -3.0, -4.0, -5.0]), 1.0 / 16.0);
+        assert_eq!((p_along_mean(&[]), p_along_mean(&[1.0, -1.0])), (1.0, 1.0));
     }
 
     proptest! {

@@ -156,9 +156,10 @@ fn key(parts: &[&str]) -> String {
 }
 
 /// A name for one line of charts that know no places: `kiln-vamana`, `kiln-ivf-pq-ssd-cold`,
-/// `kiln-vamana-ssd-direct-67108864B`. What was imported keeps its own.
+/// `kiln-vamana-ssd-direct-67108864B`. What was imported keeps its own, and so do other libraries.
 fn algo(build: &BuildRecord, setting: &SettingRecord) -> String {
-    let mut algo = if setting.is_foreign() { build.index.clone() } else { format!("kiln-{}", build.index) };
+    let own = build.is_kilns() && !setting.is_foreign();
+    let mut algo = if own { format!("kiln-{}", build.index) } else { build.index.clone() };
     if setting.residency != "memory" {
         algo = format!("{algo}-{}", setting.residency);
     }

@@ -104,11 +104,11 @@ pub const COLUMNS: &[Column] = columns! {
         "what the index was built with, as JSON"
     "build_device" Text = |r| text(&r.build.device);
         "what computed it"
-    "build_threads" Whole = |r| if r.build.threads > 0 { whole(r.build.threads as u64) } else { Cell::Empty };
+    "build_threads" Whole = |r| known(r.build.threads as u64);
         "threads of the build"
-    "build_cpu_seconds" Real = |r| Cell::Real(r.build.cpu_seconds);
+    "build_cpu_seconds" Real = |r| real(Some(r.build.cpu_seconds).filter(|&seconds| seconds > 0.0));
         "user and system time of the build"
-    "build_peak_rss_bytes" Whole = |r| whole(r.build.peak_rss_bytes);
+    "build_peak_rss_bytes" Whole = |r| known(r.build.peak_rss_bytes);
         "highest resident set of the build"
     "stored_dtype" Text = |r| text(&r.build.dtype);
         "type of a stored coordinate"
@@ -122,7 +122,7 @@ pub const COLUMNS: &[Column] = columns! {
         "what reads of the drive passed through: direct, cold, warm or capped:BYTES"
     "memory_budget_bytes" Whole = |r| r.setting.memory_budget.map_or(Cell::Empty, whole);
         "memory that serving was allowed"
-    "serving_bytes" Whole = |r| r.setting.serving_bytes.map_or(Cell::Empty, whole);
+    "serving_bytes" Whole = |r| r.setting.serving_bytes.map_or(Cell::Empty, known);
         "memory that serving held"
     "runs" Whole = |r| whole(r.setting.runs.len() as u64);
         "kept passes over the queries"
@@ -146,7 +146,12 @@ pub const COLUMNS: &[Column] = columns! {
         "the file that it was imported from"
     "failure" Text = |r| r.setting.failure.as_deref().map_or(Cell::Empty, text);
         "why there are no figures"
+    "skip" Text = |r| r.setting.skip.map_or(Cell::Empty, |skip| text(skip.name()));
+        "where it was left out on purpose: pruned or time-budget"
 };
+
+/// Those of [`METRICS`] that are an index's, and not a setting's.
+const OF_BUILDS: [&str; 2] = ["build_seconds", "index_bytes"];
 
 /// The name of a metric's column: its own, with `_` for what column names do without.
 pub fn metric_column(name: &str) -> String {
@@ -176,7 +181,11 @@ pub fn rows(data: &RunData) -> Vec<Vec<Cell>> {
 fn cells(row: &RowOf) -> Vec<Cell> {
     let measured = Measured { setting: row.setting, build: row.build };
     let failed = row.setting.failure.is_some();
-    let figures = METRICS.iter().map(|metric| real((metric.value)(&measured).filter(|_| !failed)));
+    // What building cost is known of settings that failed, too.
+    let figures = METRICS.iter().map(|metric| {
+        let known = !failed || OF_BUILDS.contains(&metric.name);
+        real((metric.value)(&measured).filter(|_| known))
+    });
     COLUMNS.iter().map(|column| (column.value)(row)).chain(figures).collect()
 }
 
@@ -186,6 +195,11 @@ fn text(value: &(impl AsRef<str> + ?Sized)) -> Cell {
 
 fn whole(value: u64) -> Cell {
     Cell::Whole(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+/// Of a build that was not measured zeros are kept.
+fn known(value: u64) -> Cell {
+    if value > 0 { whole(value) } else { Cell::Empty }
 }
 
 fn real(value: Option<f64>) -> Cell {

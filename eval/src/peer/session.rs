@@ -138,8 +138,8 @@ impl Session {
         check_seconds(&[built.seconds], began.elapsed().as_secs_f64())?;
         self.look_at_memory();
         let id = self.child.id();
-        // What it tells of the build alone is believed where it is no more than what was seen here, reading the rows and
-        // saving the index included. Processes that it waited for are not seen here.
+        // What is seen here includes reading the rows and saving the index, and not the processes that it waited for: what it
+        // tells of the build alone is believed where the processors had so much time.
         let seen = (cpu_seconds(id) - before).max(0.0);
         let most = began.elapsed().as_secs_f64() * available_threads() * CLOCK_SLACK + CLOCK_SLACK_SECONDS;
         let cpu_seconds = built.cpu_seconds.filter(|told| (0.0..=most).contains(told)).unwrap_or(seen);

@@ -6,7 +6,7 @@ use kiln_builder::IndexKind;
 use kiln_datasets::{AnnResult, Dataset};
 use kiln_eval::interchange::{Format, ann_benchmarks, cuvs, export_table, import};
 use kiln_eval::metrics::{self, METRICS, Measured};
-use kiln_eval::record::{Mode, PeerPoint, PeerRecord, RunData, SettingRecord};
+use kiln_eval::record::{BuildRecord, Mode, PeerPoint, PeerRecord, RunData, SettingRecord, Skip};
 use kiln_eval::{Engine, IndexSpec, Plan, SearchGrid, load, run_bench};
 use kiln_kernels::{CpuBackend, NoProgress};
 use ndarray::s;
@@ -54,6 +54,8 @@ fn tables_give_back_every_figure(data: &RunData, dir: &Path, scratch: &Path) {
     let mut data = data.clone();
     data.settings[0].failure = Some("killed, \"twice\",\nby hand".into());
     data.settings[0].runs.clear();
+    (data.settings[1].failure, data.settings[1].skip) = (Some("pruned: a probe found".into()), Some(Skip::Pruned));
+    data.settings[1].runs.clear();
     data.peers.push(PeerRecord {
         name: "hnswlib".into(),
         version: "0.8".into(),
@@ -80,7 +82,7 @@ fn tables_give_back_every_figure(data: &RunData, dir: &Path, scratch: &Path) {
         for (theirs, ours) in data.settings.iter().zip(&back.settings) {
             assert!(ours.is_foreign() && !theirs.is_foreign());
             assert_eq!((&ours.params, ours.mode, ours.k), (&theirs.params, theirs.mode, theirs.k));
-            assert_eq!(ours.failure, theirs.failure);
+            assert_eq!((&ours.failure, ours.skip), (&theirs.failure, theirs.skip));
             let foreign = ours.foreign.as_ref().expect("marked");
             assert_eq!(foreign.hardware.as_ref(), Some(&data.header.machine.cpu));
             let (their_build, our_build) = (build_of(&data, theirs), build_of(&back, ours));
@@ -95,6 +97,8 @@ fn tables_give_back_every_figure(data: &RunData, dir: &Path, scratch: &Path) {
             }
             assert_eq!(metrics::qps(ours), metrics::qps(theirs));
         }
+        // Settings without figures are of the same indexes.
+        assert_eq!(back.builds.len(), data.builds.len() + 1, "{format}");
         let peer = back.settings.last().expect("the other library's");
         assert_eq!((metrics::recall(peer), metrics::qps(peer).map(|q| q.median)), (Some(0.875), Some(150.0)));
         // Again: nothing is added.
@@ -111,6 +115,24 @@ fn tables_give_back_every_figure(data: &RunData, dir: &Path, scratch: &Path) {
 
 fn ann_benchmarks_files_give_back_answers(data: &RunData, dataset: &Dataset, dir: &Path, scratch: &Path) {
     let root = scratch.join("ann größe");
+    // A peer that was measured in the same run: its index is gone, and its name is its own.
+    let mut beside = data.clone();
+    beside.builds.push(BuildRecord {
+        key: "peer".into(),
+        index: "hnswlib".into(),
+        device: "hnswlib 0.8".into(),
+        path: "python3 peer.py".into(),
+        ..data.builds[0].clone()
+    });
+    let of_peer = |setting: &SettingRecord| SettingRecord { build_key: "peer".into(), ..setting.clone() };
+    beside.settings.extend(data.settings.iter().filter(|s| s.mode == Mode::Latency1).take(1).map(of_peer));
+    let exported = ann_benchmarks::export(dir, &beside, dataset, &scratch.join("ann beside")).expect("written");
+    let (why, _) = exported.left_out.iter().find(|(_, count)| **count == 1).expect("one is left out");
+    assert!(why.contains("of another library"), "{why}");
+    let shown = cuvs::export(dir, &beside, &scratch.join("cuvs beside")).expect("written");
+    let named = |name: &str| shown.iter().filter(|path| path.to_string_lossy().contains(name)).count();
+    assert!(named("kiln-hnswlib") == 0 && named("hnswlib") > 0 && named("kiln-vamana") > 0, "{shown:?}");
+
     let exported = ann_benchmarks::export(dir, data, dataset, &root).expect("written");
     let single = settings(data, |setting| setting.mode == Mode::Latency1);
     let batch = settings(data, |setting| setting.mode == Mode::Batch { threads: 1 });

@@ -4,7 +4,7 @@
 //! throughput at a recall level against each cost.
 
 use kiln_eval::record::BuildRecord;
-use kiln_eval::stats::Interval;
+use kiln_eval::stats::{AtRecall, Interval};
 
 use super::{series_legend, stage_legend, stage_names};
 use crate::axis::{Axis, Unit};
@@ -20,8 +20,15 @@ const FILLED: f64 = 0.68;
 /// What an index costs, in one respect.
 struct Cost {
     title: &'static str,
+    /// 0 where it is unknown.
     of: fn(&BuildRecord) -> f64,
     show: fn(f64) -> String,
+}
+
+impl Cost {
+    fn shown(&self, build: &BuildRecord) -> String {
+        format::known((self.of)(build), self.show)
+    }
 }
 
 const BUILD_TIME: Cost = Cost { title: "Build time", of: |b| b.total_seconds, show: format::seconds };
@@ -79,7 +86,8 @@ fn stages(model: &Model) -> Option<Figure> {
             });
             left = right;
         }
-        marks.push(Mark::Text { at: (left, i as f64 + 0.5), text: format::seconds(build.total_seconds), series: None });
+        let text = format::known(build.total_seconds, format::seconds);
+        marks.push(Mark::Text { at: (left, i as f64 + 0.5), text, series: None });
         rows.push((name, build, parts));
     }
     let mut legend = stage_legend(&stages);
@@ -92,7 +100,7 @@ fn stages(model: &Model) -> Option<Figure> {
     for (name, build, parts) in rows {
         let of_stage = |i: usize| parts.iter().filter(|p| p.0 == i).map(|p| p.2).reduce(|a, b| a + b);
         let seconds = (0..stages.len()).map(|i| format::maybe(of_stage(i), format::seconds));
-        let totals = [format::seconds(build.total_seconds), format::seconds(build.cpu_seconds)];
+        let totals = [build.total_seconds, build.cpu_seconds].map(|s| format::known(s, format::seconds));
         table.row([name, build.device.clone(), build.threads.to_string()].into_iter().chain(seconds).chain(totals));
     }
     let panel = Panel {
@@ -127,8 +135,8 @@ fn costs(model: &Model) -> Option<Figure> {
     table.columns.extend(SHOWN.iter().map(|cost| cost.title.to_string()));
     table.columns.push("Bytes per vector".into());
     for (build, name) in builds.iter().zip(&names) {
-        let figures = SHOWN.iter().map(|cost| (cost.show)((cost.of)(build)));
-        let each = format::number(model.bytes_per_vector(build));
+        let figures = SHOWN.iter().map(|cost| cost.shown(build));
+        let each = format::known(model.bytes_per_vector(build), format::number);
         table.row([name.clone()].into_iter().chain(figures).chain([each]));
     }
     let panels = SHOWN.iter().enumerate().map(|(column, cost)| {
@@ -140,11 +148,11 @@ fn costs(model: &Model) -> Option<Figure> {
                 x: (0.0, figure),
                 y: band(i),
                 role: Role::series(model.series_of_build(i)),
-                tip: format!("{name}\n{}: {}", cost.title, (cost.show)(figure)).into(),
+                tip: format!("{name}\n{}: {}", cost.title, cost.shown(build)).into(),
                 inside: None,
             });
             let at = (figure, i as f64 + 0.5);
-            marks.push(Mark::Text { at, text: (cost.show)(figure), series: Some(model.series_of_build(i)) });
+            marks.push(Mark::Text { at, text: cost.shown(build), series: Some(model.series_of_build(i)) });
         }
         let labels = names.iter().map(|name| if column == 0 { name.clone() } else { String::new() });
         Panel {
@@ -180,55 +188,79 @@ fn trade(model: &Model) -> Option<Figure> {
     const SHOWN: [Cost; 3] = [BUILD_TIME, PEAK, FILE];
     let mode = model.primary()?;
     let level = mode.focus()?;
-    let reached: Vec<(&Series, usize, Interval)> =
-        (mode.curves.iter()).filter_map(|c| Some((&model.series[c.series], c.series, c.qps_at(level)?))).collect();
+    let reached: Vec<Reached> = (mode.curves.iter())
+        .filter_map(|curve| {
+            let bound = matches!(curve.at(level, |p| Some(p.qps.median))?, AtRecall::Bound(_));
+            let (owner, series) = (&model.series[curve.series], curve.series);
+            Some(Reached { owner, series, qps: curve.qps_at(level)?, bound })
+        })
+        .collect();
     if reached.len() < 2 {
         return None;
     }
     let mut table = Table::new(&["Index", "QPS"]);
     table.columns.extend(SHOWN.iter().map(|cost| cost.title.to_string()));
-    for (owner, _, qps) in &reached {
-        let figures = SHOWN.iter().map(|cost| (cost.show)((cost.of)(owner.build)));
-        table.row([owner.name.clone(), format::number(qps.median)].into_iter().chain(figures));
+    for one in &reached {
+        let figures = SHOWN.iter().map(|cost| cost.shown(one.owner.build));
+        table.row([one.owner.name.clone(), one.speed()].into_iter().chain(figures));
     }
     let panels = SHOWN.iter().enumerate().map(|(column, cost)| {
-        let marks = reached.iter().map(|(owner, series, qps)| {
-            let figure = (cost.of)(owner.build);
-            Mark::Point {
-                series: *series,
-                at: (figure, qps.median),
-                whisker: Some((qps.lo, qps.hi)),
-                faint: false,
-                tip: format!(
-                    "{}\n{} queries/s\n{}: {}",
-                    owner.name,
-                    format::number(qps.median),
-                    cost.title,
-                    (cost.show)(figure)
-                )
-                .into(),
-            }
+        // What is unknown has no place.
+        let here: Vec<(&Reached, f64)> =
+            (reached.iter().map(|one| (one, (cost.of)(one.owner.build)))).filter(|(_, figure)| *figure > 0.0).collect();
+        let marks = here.iter().map(|(one, figure)| Mark::Point {
+            series: one.series,
+            at: (*figure, one.qps.median),
+            whisker: Some((one.qps.lo, one.qps.hi)),
+            faint: one.bound,
+            tip: format!(
+                "{}\n{} queries/s\n{}: {}",
+                one.owner.name,
+                one.speed(),
+                cost.title,
+                cost.shown(one.owner.build)
+            )
+            .into(),
         });
-        let figures = reached.iter().map(|(owner, ..)| (cost.of)(owner.build));
+        let figures = here.iter().map(|(_, figure)| *figure);
         let x = match column {
             0 => Axis::from_zero("build time, seconds", figures, Unit::Plain),
             _ => byte_axis(&cost.title.to_lowercase(), figures),
         };
         let y_title = if column == 0 { "queries per second" } else { "" };
-        let y = Axis::log(y_title, reached.iter().flat_map(|(.., qps)| [qps.lo, qps.hi]), Unit::Compact);
+        let y = Axis::log(y_title, reached.iter().flat_map(|one| [one.qps.lo, one.qps.hi]), Unit::Compact);
         Panel { title: String::new(), x, y, grid: (true, true), marks: marks.collect() }
     });
     let plot = Plot { width: 880.0, height: 300.0, panels: panels.collect(), threshold: false };
+    let mut caption = "Up and to the left is better: fast at little cost.".to_string();
+    if reached.iter().any(|one| one.bound) {
+        caption.push_str(" Pale: every setting is more accurate than the level, so that this is a lower bound.");
+    }
     Figure {
         id: "trade".into(),
         title: format!("Throughput at recall {} against cost, {}", format::level(level), mode.mode.name()),
-        caption: "Up and to the left is better: fast at little cost.".into(),
+        caption,
         plot,
         choices: Vec::new(),
-        legend: series_legend(model, reached.iter().map(|(_, series, _)| *series)),
+        legend: series_legend(model, reached.iter().map(|one| one.series)),
         table,
     }
     .if_drawn()
+}
+
+/// An index that is at least as accurate as the level.
+struct Reached<'a> {
+    owner: &'a Series<'a>,
+    series: usize,
+    qps: Interval,
+    /// Every setting is more accurate.
+    bound: bool,
+}
+
+impl Reached<'_> {
+    fn speed(&self) -> String {
+        format!("{}{}", if self.bound { "≥ " } else { "" }, format::number(self.qps.median))
+    }
 }
 
 /// From zero, with few ticks at round binary sizes: decimal steps of bytes read badly in MiB.

@@ -36,21 +36,21 @@ pub fn section(found: &Comparison) -> Section {
 
 fn figure(found: &Comparison) -> Option<Figure> {
     let decisions: Vec<Decision> = found.deciding().collect();
-    let names: Vec<String> = decisions.iter().map(|decision| comparison::case(decision)).collect();
+    let names: Vec<String> = decisions.iter().map(|decision| comparison::case(found, decision)).collect();
     let mut table = crate::table::Table::new(&["Compared", "B/A", "95% interval", "Verdict"]);
     let mut marks =
         vec![Mark::Guide { series: None, points: vec![(1.0, 0.0), (1.0, decisions.len() as f64)], dash: Dash::Dashed }];
     let mut reached = vec![0.98, 1.02];
     for (i, (decision, name)) in decisions.iter().zip(&names).enumerate() {
         let ratio = decision.ratio;
-        let (lo, hi) = ratio.interval.unwrap_or((ratio.ratio, ratio.ratio));
-        reached.extend([lo, hi]);
+        reached.extend(ratio.interval.map_or([ratio.ratio; 2], |(lo, hi)| [lo, hi]));
         let role = match decision.verdict {
             Verdict::Faster => FASTER,
             Verdict::Slower => SLOWER,
             Verdict::NoDetectableDifference | Verdict::NotComparable => Role::Muted,
         };
-        let ends = format!("{lo:.3} to {hi:.3}");
+        // Without repeats there is no saying how exact it is.
+        let ends = ratio.interval.map_or("unknown".to_string(), |(lo, hi)| format!("{lo:.3} to {hi:.3}"));
         let middle = i as f64 + 0.5;
         let tip = format!("{name}\nB/A {:.3} [{ends}]\n{}", ratio.ratio, decision.verdict.words());
         let bar = |x, half: f64| Mark::Bar {
@@ -60,14 +60,14 @@ fn figure(found: &Comparison) -> Option<Figure> {
             tip: tip.clone().into(),
             inside: None,
         };
-        marks.push(bar((lo, hi), 0.07));
+        marks.extend(ratio.interval.map(|ends| bar(ends, 0.07)));
         marks.push(bar((ratio.ratio * 0.996, ratio.ratio * 1.004), 0.3));
         table.row([name.clone(), format!("{:.3}", ratio.ratio), ends, decision.verdict.words().to_string()]);
     }
     let panel = Panel {
         title: String::new(),
         x: Axis::log("queries per second, B over A", reached.into_iter(), Unit::Plain),
-        y: Axis::bands(names.iter().map(|name| shorten(name, 46))),
+        y: Axis::bands(names.iter().map(|name| shorten(name, 58))),
         grid: (true, false),
         marks,
     };

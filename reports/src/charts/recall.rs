@@ -47,7 +47,7 @@ const QPS: Against = Against {
 const P99: Against = Against {
     id: "recall-p99",
     title: "Recall and tail latency",
-    direction: "Down and to the right is better; p99 is read from the merged histogram of all runs",
+    direction: "Down and to the right is better; p99 is read from the merged histogram of the runs that keep times, 20 at most",
     axis_title: "p99 latency",
     value: |p| Some(p.latency?.p99),
     whisker: |_| None,

@@ -111,7 +111,7 @@ impl<'a> Exporter<'a> {
             self.data.settings.iter().filter(|setting| setting.build_key == build.key).collect();
         let mut wanted = Vec::new();
         for setting in settings {
-            match left_out(setting) {
+            match left_out(build, setting) {
                 Some(why) => *self.exported.left_out.entry(why).or_insert(0) += 1,
                 None => wanted.push(setting),
             }
@@ -231,8 +231,11 @@ impl<'a> Exporter<'a> {
 }
 
 /// Why a setting is left out, if it is.
-fn left_out(setting: &SettingRecord) -> Option<&'static str> {
+fn left_out(build: &BuildRecord, setting: &SettingRecord) -> Option<&'static str> {
     match setting.mode {
+        _ if !build.is_kilns() && !setting.is_foreign() => {
+            Some("of another library: its index is gone, and answers are not kept")
+        }
         _ if setting.is_foreign() => Some("imported: copy the file that it came from"),
         _ if setting.failure.is_some() => Some("failed"),
         Mode::Throughput { .. } => Some("throughput: ann-benchmarks knows single queries and batches"),

@@ -66,7 +66,10 @@ pub fn read(path: &Path, referee: Option<&mut Referee<'_>>) -> Result<Imported, 
         result.times.iter().map(|&seconds| (f64::from(seconds) * 1e6) as f32).collect()
     };
     let seconds: f64 = result.times.iter().map(|&seconds| f64::from(seconds)).sum();
-    let params: BTreeMap<String, Value> = [("name".to_string(), json!(result.name))].into();
+    // Some adapters give all settings of an index one name; the file is named by all arguments.
+    let file = path.file_stem().unwrap_or_default().to_string_lossy();
+    let params: BTreeMap<String, Value> =
+        [("name".to_string(), json!(result.name)), ("file".to_string(), json!(file))].into();
     let index_bytes = (result.index_size * 1024.0) as u64;
     let format = Format::AnnBenchmarks.name();
     // Settings of one index share what building it took.
@@ -79,7 +82,7 @@ pub fn read(path: &Path, referee: Option<&mut Referee<'_>>) -> Result<Imported, 
     };
     // How many threads a batch had, its runner does not record.
     let mode = if result.batch_mode { Mode::Batch { threads: 1 } } else { Mode::Latency1 };
-    let own = key(&[&build.key, &result.name, &mode.name()]);
+    let own = key(&[&build.key, &result.name, &file, &mode.name()]);
     let setting = SettingRecord {
         serving_bytes: Some(index_bytes),
         warmup: Warmup { seconds: 0.0, settled: true },

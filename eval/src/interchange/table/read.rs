@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Cell;
 use crate::interchange::import::{About, Imported};
 use crate::interchange::{InterchangeError, key};
-use crate::record::{BuildRecord, Foreign, IoState, Mode, SettingRecord, Stated, StatedLatency, Warmup};
+use crate::record::{BuildRecord, Foreign, IoState, Mode, SettingRecord, Skip, Stated, StatedLatency, Warmup};
 use crate::stats::Interval;
 
 const REMEDY: &str = "give a file of `kiln export --format csv` or parquet";
@@ -167,6 +167,13 @@ impl Row<'_> {
         let mode: Mode =
             mode_name.parse().map_err(|allowed| self.refuse("mode", format!("{mode_name:?} is no mode: {allowed}")))?;
         let failure = self.text("failure")?;
+        let skip = match self.text("skip")? {
+            None => None,
+            Some(name) => {
+                let known = Skip::ALL.into_iter().find(|skip| skip.name() == name);
+                Some(known.ok_or_else(|| self.refuse("skip", format!("{name:?} is unknown")))?)
+            }
+        };
         let stated = self.stated(failure.is_some())?;
         let residency = self.text("residency")?.unwrap_or_else(|| "memory".into());
         let state = self.text("io_state")?;
@@ -182,6 +189,7 @@ impl Row<'_> {
             serving_bytes: self.whole("serving_bytes")?,
             warmup: Warmup { seconds: 0.0, settled: !matches!(self.cell("settled"), Cell::Flag(false)) },
             failure,
+            skip,
             foreign: Some(Box::new(Foreign {
                 format: format.to_string(),
                 source: self.path.display().to_string(),
