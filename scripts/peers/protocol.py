@@ -180,10 +180,11 @@ def _threads(engine, rows, threads):
     if threads == 1:
         return _one_by_one(engine, rows, threads)
     ids, nanoseconds, clock, search = [None] * len(rows), [0] * len(rows), time.perf_counter_ns, engine.search
-    queue, failure, ready = iter(range(len(rows))), [], threading.Barrier(threads + 1)
+    queue, failure, ready, begun, ended = iter(range(len(rows))), [], threading.Barrier(threads), [], []
 
     def work():
         ready.wait()
+        begun.append(clock())
         try:
             for number in queue:  # next() of a range is one step of the interpreter
                 started = clock()
@@ -191,18 +192,17 @@ def _threads(engine, rows, threads):
                 nanoseconds[number] = clock() - started
         except Exception as error:
             failure.append(error)
+        ended.append(clock())
 
     crew = [threading.Thread(target=work) for _ in range(threads)]
     for thread in crew:
         thread.start()
-    ready.wait()
-    began = clock()
     for thread in crew:
         thread.join()
-    wall = (clock() - began) / 1e9
     if failure:
         raise failure[0]
-    return wall, ids, nanoseconds
+    # By their own clocks: this thread is told late, where they keep the interpreter.
+    return (max(ended) - min(begun)) / 1e9, ids, nanoseconds
 
 
 def _batch(engine, rows, threads):

@@ -233,10 +233,8 @@ impl<'a> Exporter<'a> {
 /// Why a setting is left out, if it is.
 fn left_out(build: &BuildRecord, setting: &SettingRecord) -> Option<&'static str> {
     match setting.mode {
-        _ if !build.is_kilns() && !setting.is_foreign() => {
-            Some("of another library: its index is gone, and answers are not kept")
-        }
         _ if setting.is_foreign() => Some("imported: copy the file that it came from"),
+        _ if !build.is_kilns() => Some("of another library: its index is gone, and answers are not kept"),
         _ if setting.failure.is_some() => Some("failed"),
         Mode::Throughput { .. } => Some("throughput: ann-benchmarks knows single queries and batches"),
         Mode::Latency1 | Mode::Batch { .. } => None,
