@@ -86,12 +86,23 @@ impl Walk {
     #[inline(always)]
     pub(crate) fn step<G: GraphView>(&mut self, graph: &mut G, observer: &mut impl Observer) -> Result<bool, G::Error> {
         let Some(node) = self.pool.pop() else { return Ok(false) };
+        self.visit(node, graph, observer)?;
+        Ok(true)
+    }
+
+    #[inline(always)]
+    fn visit<G: GraphView>(
+        &mut self,
+        node: Scored,
+        graph: &mut G,
+        observer: &mut impl Observer,
+    ) -> Result<(), G::Error> {
         self.found.clear();
         let Visit { exact, scored } = graph.visit(node, self.pool.bound(), &mut self.seen, &mut self.found)?;
         self.expanded.push(Scored { distance: exact, id: node.id });
         observer.visited(scored);
         self.admit(graph);
-        Ok(true)
+        Ok(())
     }
 
     /// Takes what was found into the list, and asks for the node that comes next.
@@ -113,7 +124,13 @@ pub(crate) fn greedy_search<G: GraphView>(
     observer: &mut impl Observer,
 ) -> Result<(), G::Error> {
     walk.begin(graph, list_size, observer)?;
-    while walk.step(graph, observer)? {}
+    while let Some(node) = walk.pool.pop() {
+        // Alone, a walk waits for memory: unless something nearer is found here, this comes next.
+        if let Some(next) = walk.pool.peek() {
+            graph.prefetch(next.id);
+        }
+        walk.visit(node, graph, observer)?;
+    }
     Ok(())
 }
 
