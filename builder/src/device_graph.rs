@@ -2,11 +2,13 @@
 //!
 //! In: a [`Searcher`] over a graph in memory, and a [`Backend`]. Out: the answers of a search by exact distances
 //! ([`Navigate::Exact`](crate::Navigate)): of integers under L2 the same ids, of others up to near-ties that round another
-//! way. Vectors become resident once; edges travel with each call (4 R bytes a row), which a large batch is there to pay.
+//! way. Vectors and edges become resident once; a call brings queries there and answers back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use kiln_kernels::{Adjacency, Backend, DType, Element, GraphSearchParams, Lists, Rows, RowsView, Scored};
+use kiln_kernels::{Backend, DType, Element, GraphSearchParams, Lists, ResidentGraph, Rows, RowsView, Scored};
+use rayon::prelude::*;
 
 use crate::error::BuilderError;
 use crate::file::pages::PageCache;
@@ -18,12 +20,21 @@ pub struct DeviceGraph<'a, B: Backend> {
     searcher: &'a Searcher,
     backend: &'a B,
     rows: B::Rows,
-    graph: Adjacency,
+    graph: ResidentGraph,
     entry: u32,
 }
 
+/// A batch of queries, answered.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceAnswers {
+    /// What was found for each query.
+    pub hits: Vec<Hits>,
+    /// What the walks alone took, without the way there and back; `None` where the host had a part in them.
+    pub on_device: Option<Duration>,
+}
+
 impl<'a, B: Backend> DeviceGraph<'a, B> {
-    /// Brings the vectors of `searcher` to the device, in the order of the file.
+    /// Brings the vectors and edges of `searcher` to the device, in the order of the file.
     ///
     /// # Errors
     /// An index that is no graph or not in memory, or a device that fails.
@@ -37,14 +48,16 @@ impl<'a, B: Backend> DeviceGraph<'a, B> {
         }
         let rows = Rows::from_bytes(dtype, n, dim, &bytes).expect("records are of that many bytes");
         drop(bytes);
-        Ok(Self { searcher, backend, rows: backend.upload(Arc::new(rows), searcher.metric())?, graph, entry })
+        let rows = backend.upload(Arc::new(rows), searcher.metric())?;
+        let graph = backend.upload_graph(Arc::new(graph))?;
+        Ok(Self { searcher, backend, rows, graph, entry })
     }
 
     /// The `k` nearest rows of each of `queries` `(queries, dim)` that a walk with a list of `search_list`, or k, finds.
     ///
     /// # Errors
     /// Queries that do not fit the index, k = 0, or a device that fails.
-    pub fn search(&self, queries: &RowsView<'_>, k: usize, search_list: usize) -> Result<Vec<Hits>, BuilderError> {
+    pub fn search(&self, queries: &RowsView<'_>, k: usize, search_list: usize) -> Result<DeviceAnswers, BuilderError> {
         if k == 0 {
             return Err(BuilderError::Parameter { name: "k", value: "0".into(), allowed: "1 or more".into() });
         }
@@ -60,7 +73,7 @@ impl<'a, B: Backend> DeviceGraph<'a, B> {
                 "query {query}: coordinate {coordinate} is not finite: remove that query"
             )));
         }
-        let list_size = search_list.max(k).min(self.graph.len());
+        let list_size = search_list.max(k).min(self.graph.host().len());
         let asked = self.backend.upload(Arc::new(as_stored(queries, self.searcher.dtype())), self.searcher.metric())?;
         let entries: Lists<u32> = (0..queries.len()).map(|_| vec![self.entry]).collect();
         // All of a list, for ties go to the lower row of the data set, which only its order here decides.
@@ -81,7 +94,13 @@ impl<'a, B: Backend> DeviceGraph<'a, B> {
                 stats: QueryStats { hops: u64::from(found.expanded[query]), ..QueryStats::default() },
             }
         };
-        Ok((0..queries.len()).map(answer).collect())
+        let hits = (0..queries.len()).into_par_iter().map(answer).collect();
+        Ok(DeviceAnswers { hits, on_device: found.on_device })
+    }
+
+    /// What answers, in words: where one device has failed, the next.
+    pub fn device(&self) -> String {
+        self.backend.describe()
     }
 }
 

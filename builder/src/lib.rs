@@ -30,7 +30,7 @@ mod vamana;
 
 pub use allocated::CountingAllocator;
 pub use build::{BuildReport, BuildRequest, DurableReport, WithinBudget, build, build_within};
-pub use device_graph::DeviceGraph;
+pub use device_graph::{DeviceAnswers, DeviceGraph};
 pub use error::BuilderError;
 pub use file::inspect::{Inspection, SectionSummary, inspect, verify};
 pub use io::IoCounters;

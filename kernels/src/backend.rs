@@ -19,6 +19,7 @@ use crate::metric::Metric;
 use crate::nodes::NodeBlock;
 use crate::pq::ProductQuantizer;
 use crate::progress::Progress;
+use crate::resident_graph::ResidentGraph;
 use crate::reverse::{self, Pruned};
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
@@ -206,6 +207,11 @@ pub trait Backend: Send + Sync {
     /// What computes, in words: `cpu (avx512, 2 threads)`.
     fn describe(&self) -> String;
 
+    /// Whether it computes where the rows lie, in the host's memory by the host's processor: nothing is transferred.
+    fn is_host(&self) -> bool {
+        false
+    }
+
     /// Measures what the device can do.
     fn ceilings(&self) -> Result<Ceilings, BackendError>;
 
@@ -332,15 +338,23 @@ pub trait Backend: Send + Sync {
         reverse::reverse_edges(self, rows, pruned, params, progress)
     }
 
+    /// Makes a graph resident for [`Backend::graph_search`]. One that has no room there stays on the host.
+    ///
+    /// # Errors
+    /// Edges of rows that the graph has not, or a device that fails.
+    fn upload_graph(&self, graph: Arc<Adjacency>) -> Result<ResidentGraph, BackendError> {
+        ResidentGraph::new(graph)
+    }
+
     /// Greedy search of a graph of all of `base`, from the rows that `entries` names for each query: see
-    /// [`crate::graph_search`]. The metric is the base's.
+    /// [`crate::graph_search`]. The metric is the base's; the graph was made resident by this backend.
     ///
     /// # Errors
     /// Operands that do not fit together, or a device that fails.
     fn graph_search(
         &self,
         base: &Self::Rows,
-        graph: &Adjacency,
+        graph: &ResidentGraph,
         entries: &Lists<u32>,
         queries: &Self::Rows,
         params: GraphSearchParams,
@@ -348,6 +362,6 @@ pub trait Backend: Send + Sync {
     where
         Self: Sized,
     {
-        graph_search::in_lockstep(self, base, graph, entries, queries, params)
+        graph_search::in_lockstep(self, base, graph.host(), entries, queries, params)
     }
 }

@@ -1,6 +1,6 @@
 //! Greedy search of a graph (DiskANN, NeurIPS 2019, algorithm 1) for many queries at once.
 //!
-//! In: rows resident on a backend, an [`Adjacency`] of them, queries and where each starts. Out: each query's nearest
+//! In: rows resident on a backend, a graph of them, queries and where each starts. Out: each query's nearest
 //! rows among those that its walk saw, by exact distances. A walk keeps the `list_size` nearest rows seen in the total
 //! order (distance, id), and expands the nearest that it has not, until it has expanded all of them: what it finds is one
 //! set, whatever the order in which distances are computed. Where rows are not integers, distances that are equal but for
@@ -10,6 +10,7 @@
 //! computed at once. Backends that walk on their device have it for a twin; its own is [`crate::plain::graph_search`].
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use rayon::prelude::*;
 
@@ -31,18 +32,22 @@ pub struct GraphSearchParams {
 }
 
 /// What walks found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct GraphNeighbors {
     /// `(queries, k)`, ascending by (distance, id), padded where a walk saw fewer rows.
     pub neighbors: Neighbors,
     /// Rows that each walk expanded, `(queries)`.
     pub expanded: Vec<u32>,
+    /// What the walks took where a device made them, from their start to the last one's end: rows, graph and queries are
+    /// there before, and answers come back after. CUDA's own clock; with wgpu the host's, from submission on. `None` where
+    /// the host had a part in the walks.
+    pub on_device: Option<Duration>,
 }
 
 impl GraphNeighbors {
     /// Padding only, nothing expanded.
     pub(crate) fn padded(queries: usize, k: usize) -> Self {
-        Self { neighbors: Neighbors::padded(queries, k), expanded: vec![0; queries] }
+        Self { neighbors: Neighbors::padded(queries, k), expanded: vec![0; queries], on_device: None }
     }
 }
 

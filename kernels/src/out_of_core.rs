@@ -26,6 +26,7 @@ use crate::metric::Metric;
 use crate::nodes::NodeBlock;
 use crate::pq::ProductQuantizer;
 use crate::progress::Progress;
+use crate::resident_graph::ResidentGraph;
 use crate::reverse::{self, Pruned};
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
@@ -169,6 +170,10 @@ impl<B: Backend> Backend for OutOfCore<B> {
 
     fn describe(&self) -> String {
         self.inner.describe()
+    }
+
+    fn is_host(&self) -> bool {
+        self.inner.is_host()
     }
 
     fn ceilings(&self) -> Result<Ceilings, BackendError> {
@@ -427,18 +432,22 @@ impl<B: Backend> Backend for OutOfCore<B> {
         }
     }
 
+    fn upload_graph(&self, graph: Arc<Adjacency>) -> Result<ResidentGraph, BackendError> {
+        self.inner.upload_graph(graph)
+    }
+
     /// Where rows do not fit, all walks take a step at a time, and what they see is gathered in parts.
     fn graph_search(
         &self,
         base: &Self::Rows,
-        graph: &Adjacency,
+        graph: &ResidentGraph,
         entries: &Lists<u32>,
         queries: &Self::Rows,
         params: GraphSearchParams,
     ) -> Result<GraphNeighbors, BackendError> {
         match (&base.resident, &queries.resident) {
             (Some(base), Some(queries)) => self.inner.graph_search(base, graph, entries, queries, params),
-            _ => graph_search::in_lockstep(self, base, graph, entries, queries, params),
+            _ => graph_search::in_lockstep(self, base, graph.host(), entries, queries, params),
         }
     }
 }

@@ -206,7 +206,7 @@ impl<'a> Bench<'a> {
 
         let mut candidates = devices.candidates(rows, gathered)?;
         candidates.add_leaves(&leaves, 8)?;
-        let graph = candidates.into_graph(prune, &NoProgress)?;
+        let graph = devices.upload_graph(Arc::new(candidates.into_graph(prune, &NoProgress)?))?;
         let entries: Lists<u32> = (0..queries).map(|query| vec![far(query, n)]).collect();
         let search = GraphSearchParams { list_size: 64, k: 10 };
         let expanded = devices.graph_search(rows, &graph, &entries, &asked, search)?.expanded;
@@ -216,7 +216,7 @@ impl<'a> Bench<'a> {
             "graph_search",
             format!("{queries} queries, L 64, at most {scored} rows scored, {}", of(n)),
             2 * scored * dim,
-            scored * (row_bytes + 4) + n * 65 * 4,
+            scored * (row_bytes + 4),
             || devices.graph_search(rows, &graph, &entries, &asked, search).map(|found| drop(black_box(found))),
         )?);
 

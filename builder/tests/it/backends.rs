@@ -2,10 +2,12 @@
 //!
 //! A backend that this machine lacks is skipped, and says why; see `kiln_kernels::conformance_tests!`.
 
+use std::time::{Duration, Instant};
+
 use crate::common::{BruteForce, Built, build_index, clustered, defaults, graph, request, search, vamana};
 use kiln_builder::{
-    DeviceGraph, Effort, GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout, Navigate, Residency, SearchParams,
-    VamanaParams, build,
+    DeviceAnswers, DeviceGraph, Effort, GraphMethod, IndexKind, IndexParams, IvfPqParams, Layout, Navigate, Residency,
+    SearchParams, VamanaParams, build,
 };
 use kiln_datasets::MemorySource;
 use kiln_kernels::codec::CodecKind;
@@ -141,8 +143,9 @@ backend_tests!(wgpu, 1500, false, wgpu());
 backend_tests!(cuda, 3000, true, CudaBackend::probe());
 backend_tests!(cuda_emulated, 1200, true, emulated());
 
-/// A device that walks a graph of integers answers as the processor does, id for id; of others nearly so.
-fn searches_as_the_processor_does(backend: &impl Backend, n: usize) {
+/// A device that walks a graph of integers answers as the processor does, id for id; of others nearly so. One that
+/// `walks` by itself says how long that took, less than the whole call.
+fn searches_as_the_processor_does(backend: &impl Backend, walks: bool, n: usize) {
     for (dtype, metric, layout) in [
         (DType::U8, Metric::L2, Layout::Compact),
         (DType::I8, Metric::L2, Layout::Inline),
@@ -159,7 +162,10 @@ fn searches_as_the_processor_does(backend: &impl Backend, n: usize) {
             let effort = Effort::Graph { search_list: 16, navigate: Navigate::Exact };
             let params = SearchParams { k: 10, effort };
             let expected = searcher.search_batch(&queries.view(), &params).expect("searched");
-            let got = device.search(&queries.view(), 10, 16).expect("searched");
+            let began = Instant::now();
+            let DeviceAnswers { hits: got, on_device } = device.search(&queries.view(), 10, 16).expect("searched");
+            assert_eq!(on_device.is_some(), walks, "{context}");
+            assert!(on_device.is_none_or(|walks| walks > Duration::ZERO && walks < began.elapsed()), "{context}");
             let (mut same, mut all) = (0, 0);
             for (got, expected) in got.iter().zip(&expected) {
                 if metric == Metric::L2 {
@@ -176,13 +182,13 @@ fn searches_as_the_processor_does(backend: &impl Backend, n: usize) {
 
 #[test]
 fn devices_search_graphs_as_the_processor_does() {
-    searches_as_the_processor_does(&CpuBackend::new(), 500);
-    searches_as_the_processor_does(&OutOfCore::in_parts_of(CpuBackend::new(), 300), 500);
+    searches_as_the_processor_does(&CpuBackend::new(), false, 500);
+    searches_as_the_processor_does(&OutOfCore::in_parts_of(CpuBackend::new(), 300), false, 500);
     if let Some(backend) = enrolled("wgpu", "graph search", wgpu()) {
-        searches_as_the_processor_does(&backend, 500);
+        searches_as_the_processor_does(&backend, true, 500);
     }
     if let Some(backend) = enrolled("cuda_emulated", "graph search", emulated()) {
-        searches_as_the_processor_does(&backend, 300);
+        searches_as_the_processor_does(&backend, true, 300);
     }
 }
 
@@ -204,6 +210,6 @@ fn what_a_device_cannot_search_is_refused() {
     let broken = crate::common::made(2, 12, |i, j| if (i, j) == (1, 3) { f32::NAN } else { 0.0 });
     assert!(search(&broken, 10).contains("query 1: coordinate 3 is not finite"));
     // More than there are rows: all that walks reach.
-    let all = device.search(&clustered(DType::U8, 1, 12, 6).view(), 500, 16).expect("searched");
+    let all = device.search(&clustered(DType::U8, 1, 12, 6).view(), 500, 16).expect("searched").hits;
     assert_eq!(all[0].ids.len(), 200);
 }

@@ -90,7 +90,8 @@ pub fn graph_search<B: Backend>(backend: &B) {
         let base = Arc::new(random_rows(dtype, n, dim, 13));
         let b = base.view().to_f32();
         let resident = backend.upload(base, metric).expect("upload base");
-        let graph = some_graph(n, 11);
+        let graph = Arc::new(some_graph(n, 11));
+        let there = backend.upload_graph(Arc::clone(&graph)).expect("upload graph");
         let start = |query: usize| match query % 4 {
             0 => vec![(query * 13 % n) as u32],
             1 => vec![0, (n / 2) as u32, 0, (n - 1) as u32],
@@ -104,7 +105,7 @@ pub fn graph_search<B: Backend>(backend: &B) {
             let q = queries.view().to_f32();
             let asked = backend.upload(queries, metric).expect("upload queries");
             let params = GraphSearchParams { list_size, k };
-            let found = backend.graph_search(&resident, &graph, &entries, &asked, params).expect("graph search");
+            let found = backend.graph_search(&resident, &there, &entries, &asked, params).expect("graph search");
             let exact = dtype.is_integer() && query_dtype == dtype && metric != Metric::Cosine;
             let scale = magnitude(metric, &q, &b);
             let (mut same, mut all) = (0usize, 0usize);
@@ -145,7 +146,8 @@ fn refusals<B: Backend>(backend: &B) {
     let entries: Lists<u32> = [vec![0], vec![5]].into_iter().collect();
     let params = GraphSearchParams { list_size: 4, k: 2 };
     let search = |graph: &Adjacency, entries: &Lists<u32>, queries: &B::Rows| {
-        backend.graph_search(&base, graph, entries, queries, params).map(|found| found.expanded.len())
+        let graph = backend.upload_graph(Arc::new(graph.clone()))?;
+        backend.graph_search(&base, &graph, entries, queries, params).map(|found| found.expanded.len())
     };
     assert_eq!(search(&graph, &entries, &queries).expect("fits"), 2);
     let three: Lists<u32> = [vec![0], vec![1], vec![2]].into_iter().collect();
@@ -158,6 +160,7 @@ fn refusals<B: Backend>(backend: &B) {
     (wrong.degrees[1], wrong.edges[3]) = (1, 6);
     assert!(search(&wrong, &entries, &queries).is_err(), "an edge to no row");
     let nothing = GraphSearchParams { list_size: 0, k: 2 };
+    let graph = backend.upload_graph(Arc::new(graph)).expect("upload graph");
     let found = backend.graph_search(&base, &graph, &entries, &queries, nothing).expect("an empty list");
     assert!(found.neighbors.ids.iter().all(|&id| id == PAD_ID) && found.expanded == [0, 0], "{found:?}");
 }

@@ -107,6 +107,10 @@ impl Backend for CpuBackend {
         format!("cpu ({}, {} threads)", self.isa.name(), rayon::current_num_threads())
     }
 
+    fn is_host(&self) -> bool {
+        true
+    }
+
     fn ceilings(&self) -> Result<Ceilings, BackendError> {
         Ok(Ceilings { copy_bandwidth: self.copy_bandwidth(), matrix_rate: self.matrix_rate() })
     }

@@ -38,6 +38,7 @@ use crate::metric::Metric;
 use crate::nodes::{NodeBlock, VectorRecord};
 use crate::pq::ProductQuantizer;
 use crate::progress::Progress;
+use crate::resident_graph::ResidentGraph;
 use crate::reverse::Pruned;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
@@ -220,10 +221,22 @@ impl Backend for CudaBackend {
         }
     }
 
+    fn upload_graph(&self, graph: Arc<Adjacency>) -> Result<ResidentGraph, BackendError> {
+        let graph = ResidentGraph::new(graph)?;
+        match walk::DeviceEdges::upload(&self.gpu, graph.host()) {
+            Ok(edges) => Ok(graph.with_part(edges)),
+            Err(BackendError::OutOfMemory { bytes, .. }) => {
+                tracing::info!("{}: {bytes} bytes more than it holds: the graph stays here", self.describe());
+                Ok(graph)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn graph_search(
         &self,
         base: &CudaRows,
-        graph: &Adjacency,
+        graph: &ResidentGraph,
         entries: &Lists<u32>,
         queries: &CudaRows,
         params: GraphSearchParams,
@@ -231,17 +244,18 @@ impl Backend for CudaBackend {
         const OPERATION: &str = graph_search::OPERATION;
         same_dim(OPERATION, queries.dim, base.dim)?;
         same_count(OPERATION, "list of entries", entries.len(), "query", queries.n)?;
-        graph.check(OPERATION, base.n)?;
+        same_count(OPERATION, "row of the graph", graph.host().len(), "base row", base.n)?;
         check_ids(OPERATION, entries.items.iter().copied(), base.n)?;
         if params.list_size == 0 {
             return Ok(GraphNeighbors::padded(queries.n, params.k));
         }
-        match walk::graph_search(&self.gpu, base, graph, entries, queries, params) {
-            // The edges have no room beside the rows.
-            Err(BackendError::OutOfMemory { .. }) => {
-                graph_search::in_lockstep(self, base, graph, entries, queries, params)
+        let there: Option<&walk::DeviceEdges> = graph.part();
+        match there.map(|edges| walk::graph_search(&self.gpu, base, edges, entries, queries, params)) {
+            // The edges have no room beside the rows, or what the walks need has none beside both.
+            None | Some(Err(BackendError::OutOfMemory { .. })) => {
+                graph_search::in_lockstep(self, base, graph.host(), entries, queries, params)
             }
-            found => found,
+            Some(found) => found,
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Greedy search of a graph on the device. Kernel: `kernels/cuda/walk.cu`. Twin: [`crate::graph_search`].
 //!
-//! The graph goes to the device with each call: 4 bytes a place, once for all queries of the call.
+//! The graph is there before: 4 bytes a place and a row. A call brings entries, and takes answers.
+
+use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
+use ndarray::Array2;
 
 use super::driver::{Arg, Buffer, Gpu};
 use super::product::{Form, Mode, RowSet};
@@ -11,7 +14,7 @@ use crate::adjacency::Adjacency;
 use crate::backend::{BackendError, Lists};
 use crate::batches::in_batches;
 use crate::graph_search::{GraphNeighbors, GraphSearchParams, OPERATION};
-use crate::topk::Scored;
+use crate::topk::Neighbors;
 
 const THREADS: u32 = 128;
 
@@ -44,22 +47,38 @@ struct WalkArguments {
     places: u32,
 }
 
+/// A graph in the device's memory.
+pub(super) struct DeviceEdges {
+    edges: Buffer<u32>,
+    degrees: Buffer<u32>,
+    max_degree: usize,
+}
+
+impl DeviceEdges {
+    /// Brings a sound graph there.
+    pub(super) fn upload(gpu: &Gpu, graph: &Adjacency) -> Result<Self, BackendError> {
+        Ok(Self {
+            edges: gpu.upload(OPERATION, &graph.edges)?,
+            degrees: gpu.upload(OPERATION, &graph.degrees)?,
+            max_degree: graph.max_degree,
+        })
+    }
+}
+
 /// Searches a graph of all of `base`; operands were checked, and a list has a place at least.
 pub(super) fn graph_search(
     gpu: &Gpu,
     base: &CudaRows,
-    graph: &Adjacency,
+    graph: &DeviceEdges,
     entries: &Lists<u32>,
     queries: &CudaRows,
     params: GraphSearchParams,
 ) -> Result<GraphNeighbors, BackendError> {
     let GraphSearchParams { list_size, k } = params;
-    let mut found = GraphNeighbors::padded(queries.n, k);
     let form = Form::of(queries.dtype, base.dtype);
     let query_norms = queries.inverse_norms(gpu, OPERATION, base.metric)?;
     let base_norms = base.inverse_norms(gpu, OPERATION, base.metric)?;
     let begins: Vec<u64> = entries.offsets.iter().map(|&offset| offset as u64).collect();
-    let (edges, degrees) = (gpu.upload(OPERATION, &graph.edges)?, gpu.upload(OPERATION, &graph.degrees)?);
     let (begins, entries) = (gpu.upload(OPERATION, &begins)?, gpu.upload(OPERATION, &entries.items)?);
     let ids: Buffer<u32> = gpu.alloc(OPERATION, queries.n * k)?;
     let distances: Buffer<f32> = gpu.alloc(OPERATION, queries.n * k)?;
@@ -75,14 +94,14 @@ pub(super) fn graph_search(
     } else {
         (gpu.memory_left(OPERATION)? as usize / 2 / (LIST_BYTES * list_size)).clamp(1, queries.n.max(1))
     };
-    in_batches(queries.n, batch, |range| {
+    let walk = |range: Range<usize>| {
         let outside = if fits { 0 } else { range.len() * 2 * list_size };
         let (lists, flags) = (gpu.alloc::<u64>(OPERATION, outside)?, gpu.alloc::<u8>(OPERATION, outside)?);
         let arguments = WalkArguments {
             base: RowSet::new(base, None, form).with_inverse_norms(&base_norms),
             queries: RowSet::new(queries, None, form).with_inverse_norms(&query_norms),
-            edges: edges.address(),
-            degrees: degrees.address(),
+            edges: graph.edges.address(),
+            degrees: graph.degrees.address(),
             begins: begins.address(),
             entries: entries.address(),
             lists: lists.address(),
@@ -100,17 +119,18 @@ pub(super) fn graph_search(
         let shared = if fits { own + LIST_BYTES * list_size } else { own };
         let arguments = [Arg::Struct(bytemuck::bytes_of(&arguments))];
         gpu.launch(OPERATION, "graph_walk", [range.len() as u32, 1, 1], THREADS, shared as u32, &arguments)
-    })?;
+    };
+    let ((), on_device) = gpu.timed(OPERATION, || in_batches(queries.n, batch, walk))?;
+    // Padded there as here.
     let (ids, distances) =
         (gpu.download(OPERATION, &ids, 0..ids.len())?, gpu.download(OPERATION, &distances, 0..distances.len())?);
-    for query in 0..queries.n {
-        let ids = &ids[query * k..][..k];
-        let row: Vec<Scored> =
-            ids.iter().zip(&distances[query * k..]).map(|(&id, &distance)| Scored { distance, id }).collect();
-        found.neighbors.set_row(query, &row);
-    }
-    found.expanded = gpu.download(OPERATION, &expanded, 0..queries.n)?;
-    Ok(found)
+    let shaped = "so many were downloaded";
+    let neighbors = Neighbors {
+        ids: Array2::from_shape_vec((queries.n, k), ids).expect(shaped),
+        distances: Array2::from_shape_vec((queries.n, k), distances).expect(shaped),
+    };
+    let expanded = gpu.download(OPERATION, &expanded, 0..queries.n)?;
+    Ok(GraphNeighbors { neighbors, expanded, on_device: Some(on_device) })
 }
 
 #[cfg(test)]
@@ -131,6 +151,7 @@ mod tests {
             let degree = if row % 50 == 0 { 140 } else { 3 };
             graph.push(&(0..degree).map(|j| ((row * 37 + j * 211 + 1) % n) as u32).collect::<Vec<_>>());
         }
+        let graph = Arc::new(graph);
         let entries: Lists<u32> = (0..queries).map(|query| vec![query as u32 * 50]).collect();
         let base = Arc::new(random_rows(DType::I8, n, 9, 3));
         let asked = Arc::new(random_rows(DType::I8, queries, 9, 4));
@@ -148,13 +169,17 @@ mod tests {
                 // None for the edges: all walks a step at a time.
                 Emulation { memory_budget: Some(900 << 10), ..Emulation::default() },
             ] {
+                let room_for_edges = emulation.memory_budget.is_none_or(|budget| budget > 1 << 20);
                 let Ok(cuda) = CudaBackend::emulated(emulation) else { return };
                 let resident = cuda.upload(Arc::clone(&base), Metric::L2).expect("upload");
                 let queries = cuda.upload(Arc::clone(&asked), Metric::L2).expect("upload");
+                let there = cuda.upload_graph(Arc::clone(&graph)).expect("upload");
                 let expected = crate::graph_search::in_lockstep(&cuda, &resident, &graph, &entries, &queries, params);
-                let got = cuda.graph_search(&resident, &graph, &entries, &queries, params);
+                let got = cuda.graph_search(&resident, &there, &entries, &queries, params).expect("device");
+                let expected = expected.expect("host");
                 // The table forgets by then: more rows are seen than it has places.
-                assert_eq!(got.expect("device"), expected.expect("host"), "L {list_size}");
+                assert_eq!((got.neighbors, got.expanded), (expected.neighbors, expected.expanded), "L {list_size}");
+                assert_eq!(got.on_device.is_some(), room_for_edges, "L {list_size}");
             }
         }
     }

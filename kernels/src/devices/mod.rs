@@ -21,6 +21,7 @@ use crate::metric::Metric;
 use crate::nodes::NodeBlock;
 use crate::pq::ProductQuantizer;
 use crate::progress::Progress;
+use crate::resident_graph::ResidentGraph;
 use crate::reverse::Pruned;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
@@ -35,6 +36,7 @@ type Resident = Arc<dyn Any + Send + Sync>;
 /// A backend without its type: rows are [`Resident`], and always its own.
 trait Device: Send + Sync {
     fn describe(&self) -> String;
+    fn is_host(&self) -> bool;
     fn ceilings(&self) -> Result<Ceilings, BackendError>;
     fn upload(&self, rows: Arc<Rows>, metric: Metric) -> Result<Resident, BackendError>;
     fn upload_part(&self, rows: Arc<Rows>, metric: Metric, whole: &Whole) -> Result<Resident, BackendError>;
@@ -88,10 +90,11 @@ trait Device: Send + Sync {
         params: PruneParams,
         progress: &dyn Progress,
     ) -> Result<Adjacency, BackendError>;
+    fn upload_graph(&self, graph: Arc<Adjacency>) -> Result<ResidentGraph, BackendError>;
     fn graph_search(
         &self,
         base: &Resident,
-        graph: &Adjacency,
+        graph: &ResidentGraph,
         entries: &Lists<u32>,
         queries: &Resident,
         params: GraphSearchParams,
@@ -112,6 +115,10 @@ where
 {
     fn describe(&self) -> String {
         Backend::describe(self)
+    }
+
+    fn is_host(&self) -> bool {
+        Backend::is_host(self)
     }
 
     fn ceilings(&self) -> Result<Ceilings, BackendError> {
@@ -212,10 +219,14 @@ where
         Backend::reverse_edges(self, own::<B>(rows), pruned, params, progress)
     }
 
+    fn upload_graph(&self, graph: Arc<Adjacency>) -> Result<ResidentGraph, BackendError> {
+        Backend::upload_graph(self, graph)
+    }
+
     fn graph_search(
         &self,
         base: &Resident,
-        graph: &Adjacency,
+        graph: &ResidentGraph,
         entries: &Lists<u32>,
         queries: &Resident,
         params: GraphSearchParams,
@@ -303,6 +314,23 @@ impl DeviceRows {
     }
 }
 
+/// A graph as each backend holds it that has needed it, by backend of the chain.
+type GraphParts = Vec<OnceLock<ResidentGraph>>;
+
+/// The graph on the backend in use.
+fn graph_on<'a>(
+    parts: &'a GraphParts,
+    host: &Arc<Adjacency>,
+    device: &dyn Device,
+    at: usize,
+) -> Result<&'a ResidentGraph, BackendError> {
+    if let Some(part) = parts[at].get() {
+        return Ok(part);
+    }
+    let part = device.upload_graph(Arc::clone(host))?;
+    Ok(parts[at].get_or_init(|| part))
+}
+
 /// Candidates on one of the backends; when that fails they must be gathered again on the next.
 struct DeviceCandidates<'a> {
     inner: Box<dyn Candidates + 'a>,
@@ -344,6 +372,10 @@ impl Backend for Devices {
 
     fn describe(&self) -> String {
         self.chain[self.active.load(Ordering::Acquire)].describe()
+    }
+
+    fn is_host(&self) -> bool {
+        self.chain[self.active.load(Ordering::Acquire)].is_host()
     }
 
     fn ceilings(&self) -> Result<Ceilings, BackendError> {
@@ -448,16 +480,30 @@ impl Backend for Devices {
         self.run(|device, at| device.reverse_edges(rows.on(device, at)?, pruned, params, progress))
     }
 
+    fn upload_graph(&self, graph: Arc<Adjacency>) -> Result<ResidentGraph, BackendError> {
+        let parts: GraphParts = self.chain.iter().map(|_| OnceLock::new()).collect();
+        let graph = ResidentGraph::new(graph)?;
+        self.run(|device, at| graph_on(&parts, graph.host(), device, at).map(drop))?;
+        Ok(graph.with_part(parts))
+    }
+
     fn graph_search(
         &self,
         base: &DeviceRows,
-        graph: &Adjacency,
+        graph: &ResidentGraph,
         entries: &Lists<u32>,
         queries: &DeviceRows,
         params: GraphSearchParams,
     ) -> Result<GraphNeighbors, BackendError> {
         self.run(|device, at| {
-            device.graph_search(base.on(device, at)?, graph, entries, queries.on(device, at)?, params)
+            let (base, queries) = (base.on(device, at)?, queries.on(device, at)?);
+            match graph.part::<GraphParts>() {
+                Some(parts) => {
+                    device.graph_search(base, graph_on(parts, graph.host(), device, at)?, entries, queries, params)
+                }
+                // Made by no device of these.
+                None => device.graph_search(base, graph, entries, queries, params),
+            }
         })
     }
 }

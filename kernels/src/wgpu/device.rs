@@ -304,6 +304,12 @@ impl Task<'_> {
         Ok(out)
     }
 
+    /// Sends off what was written, and waits until it is there: a clock that starts now sees nothing of it.
+    pub(super) fn settle(&self) -> Result<(), BackendError> {
+        self.gpu.queue.submit([]);
+        self.wait()
+    }
+
     /// Waits until all submitted work is done.
     pub(super) fn wait(&self) -> Result<(), BackendError> {
         self.gpu.device.poll(PollType::wait_indefinitely()).map(drop).map_err(|problem| self.refused(problem))

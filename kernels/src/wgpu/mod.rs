@@ -43,6 +43,7 @@ use crate::graph_search::{self, GraphNeighbors, GraphSearchParams};
 use crate::metric::Metric;
 use crate::nodes::{NodeBlock, PACK, VectorRecord};
 use crate::pq::ProductQuantizer;
+use crate::resident_graph::ResidentGraph;
 use crate::rows::Rows;
 use crate::topk::{Neighbors, Scored};
 
@@ -226,10 +227,23 @@ impl Backend for WgpuBackend {
         rabitq::rabitq_encode(task, rows, ids, residual_to, rabitq)
     }
 
+    fn upload_graph(&self, graph: Arc<Adjacency>) -> Result<ResidentGraph, BackendError> {
+        let task = self.task(graph_search::OPERATION);
+        let graph = ResidentGraph::new(graph)?;
+        match walk::DeviceEdges::upload(task, graph.host()) {
+            Ok(edges) => Ok(graph.with_part(edges)),
+            Err(BackendError::OutOfMemory { bytes, .. }) => {
+                tracing::info!("{}: {bytes} bytes more than it holds: the graph stays here", self.describe());
+                Ok(graph)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn graph_search(
         &self,
         base: &WgpuRows,
-        graph: &Adjacency,
+        graph: &ResidentGraph,
         entries: &Lists<u32>,
         queries: &WgpuRows,
         params: GraphSearchParams,
@@ -237,15 +251,16 @@ impl Backend for WgpuBackend {
         let task = self.task(graph_search::OPERATION);
         same_dim(task.operation, queries.dim(), base.dim())?;
         same_count(task.operation, "list of entries", entries.len(), "query", queries.n)?;
-        graph.check(task.operation, base.n)?;
+        same_count(task.operation, "row of the graph", graph.host().len(), "base row", base.n)?;
         check_ids(task.operation, entries.items.iter().copied(), base.n)?;
         let widened = alike(task, queries, base)?;
         let queries = widened.as_ref().unwrap_or(queries);
-        let fits = walk::fits(task, base, graph, entries, queries, params);
-        match fits.then(|| walk::graph_search(task, base, graph, entries, queries, params)) {
+        let there: Option<&walk::DeviceEdges> =
+            graph.part().filter(|_| walk::fits(task, base, entries, queries, params));
+        match there.map(|edges| walk::graph_search(task, base, edges, entries, queries, params)) {
             // The edges have no room beside the rows, or in a binding.
             None | Some(Err(BackendError::OutOfMemory { .. })) => {
-                graph_search::in_lockstep(self, base, graph, entries, queries, params)
+                graph_search::in_lockstep(self, base, graph.host(), entries, queries, params)
             }
             Some(found) => found,
         }

@@ -1,7 +1,9 @@
 //! Greedy search of a graph: one workgroup a query, where rows and graph lie in one binding each and the list fits
 //! workgroup memory. Kernel: `wgsl/walk.wgsl`. Twin, and what serves all else: [`crate::graph_search`].
 
-use super::device::{Task, fold};
+use std::time::{Duration, Instant};
+
+use super::device::{Buffer, Task, fold};
 use super::pipelines::{Constants, Distance, Kernel};
 use super::rows::WgpuRows;
 use crate::adjacency::Adjacency;
@@ -16,17 +18,36 @@ const MOST: usize = 256;
 /// Queries of a dispatch at most: drivers end what runs for seconds.
 const BATCH: usize = 1 << 12;
 
+/// A graph in the device's memory: a row's degree, then its places.
+pub(super) struct DeviceEdges {
+    words: Buffer,
+    max_degree: usize,
+}
+
+impl DeviceEdges {
+    /// Brings a sound graph there. One that no binding holds has no room.
+    pub(super) fn upload(task: Task<'_>, graph: &Adjacency) -> Result<Self, BackendError> {
+        let mut words = Vec::with_capacity(graph.len() * (graph.max_degree + 1));
+        for (edges, &degree) in graph.edges.chunks(graph.max_degree.max(1)).zip(&graph.degrees) {
+            words.push(degree);
+            words.extend_from_slice(edges);
+        }
+        if graph.max_degree == 0 {
+            words.resize(graph.len(), 0);
+        }
+        Ok(Self { words: task.scoped(|| task.upload(&words))?, max_degree: graph.max_degree })
+    }
+}
+
 /// Whether the kernel can do it.
 pub(super) fn fits(
     task: Task<'_>,
     base: &WgpuRows,
-    graph: &Adjacency,
     entries: &Lists<u32>,
     queries: &WgpuRows,
     params: GraphSearchParams,
 ) -> bool {
-    let words = (graph.len() * (graph.max_degree + 1)).max(entries.offsets.len() + entries.items.len());
-    let words = words.max(2 * params.k + 1);
+    let words = (entries.offsets.len() + entries.items.len()).max(2 * params.k + 1);
     let room = task.gpu.binding().min(u64::from(u32::MAX));
     (1..=MOST).contains(&params.list_size)
         && (base.shards.len(), queries.shards.len()) == (1, 1)
@@ -37,24 +58,16 @@ pub(super) fn fits(
 pub(super) fn graph_search(
     task: Task<'_>,
     base: &WgpuRows,
-    graph: &Adjacency,
+    graph: &DeviceEdges,
     entries: &Lists<u32>,
     queries: &WgpuRows,
     params: GraphSearchParams,
 ) -> Result<GraphNeighbors, BackendError> {
     let GraphSearchParams { list_size, k } = params;
     let (rows, asked) = (&base.shards[0], &queries.shards[0]);
-    let mut words = Vec::with_capacity(graph.len() * (graph.max_degree + 1));
-    for (edges, &degree) in graph.edges.chunks(graph.max_degree.max(1)).zip(&graph.degrees) {
-        words.push(degree);
-        words.extend_from_slice(edges);
-    }
-    if graph.max_degree == 0 {
-        words.resize(graph.len(), 0);
-    }
     let begins = entries.offsets.iter().map(|offset| (entries.offsets.len() + offset) as u32);
     let starts: Vec<u32> = begins.chain(entries.items.iter().copied()).collect();
-    let (words, starts) = task.scoped(|| Ok((task.upload(&words)?, task.upload(&starts)?)))?;
+    let starts = task.scoped(|| task.upload(&starts))?;
     let constants = Constants {
         types: (queries.shape.dtype, base.shape.dtype),
         distance: Distance::of_metric(base.metric),
@@ -63,6 +76,7 @@ pub(super) fn graph_search(
     let width = 1 + 2 * k;
     let room = task.gpu.binding().min(task.gpu.scratch() / 2) as usize / (width * size_of::<u32>());
     let mut found = GraphNeighbors::padded(queries.n, k);
+    let mut on_device = Duration::ZERO;
     in_batches(queries.n, room.min(BATCH), |range| {
         let answers = task.scoped(|| {
             let out = task.allocate((range.len() * width * size_of::<u32>()) as u64)?;
@@ -82,10 +96,14 @@ pub(super) fn graph_search(
                     k as u32,
                     fold,
                 ],
-                &[&asked.rows, &asked.numbers, &rows.rows, &rows.numbers, &words, &starts, &out],
+                &[&asked.rows, &asked.numbers, &rows.rows, &rows.numbers, &graph.words, &starts, &out],
                 (fold, height),
             )?;
+            task.settle()?;
+            let began = Instant::now();
             commands.submit();
+            task.wait()?;
+            on_device += began.elapsed();
             task.read::<u32>(&out, range.len() * width)
         })?;
         for (query, answer) in range.zip(answers.chunks_exact(width)) {
@@ -96,6 +114,7 @@ pub(super) fn graph_search(
         }
         Ok(())
     })?;
+    found.on_device = Some(on_device);
     Ok(found)
 }
 
