@@ -12,6 +12,9 @@ use crate::judge::Judgement;
 use crate::measure::{Work, share};
 use crate::record::{Answers, Mode};
 
+/// What the processor says of a mode that is not its own.
+const NO_DEVICE: &str = "a device answers in this mode, and the index lies on none: use batch-T";
+
 /// What a search answered to each query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueryAnswers {
@@ -90,7 +93,12 @@ impl<'q> QuerySet<'q> {
         self.rows.len()
     }
 
-    /// What a thread does to answer these queries in `mode`.
+    /// All of them.
+    pub(crate) fn all(&self) -> &RowsView<'q> {
+        &self.all
+    }
+
+    /// What a thread does to answer these queries in `mode`, on the processor.
     pub(crate) fn work<'a>(
         &'a self,
         searcher: &'a Searcher,
@@ -102,6 +110,7 @@ impl<'q> QuerySet<'q> {
                 Work::single(move |query| searcher.search(&self.rows[query], &params))
             }
             Mode::Batch { .. } => Work::batch(move |share| searcher.search_batch(&self.all.slice(share), &params)),
+            Mode::BatchDevice { .. } => Work::batch(|_| Err(BuilderError::Mismatch(NO_DEVICE.into()))),
         }
     }
 }

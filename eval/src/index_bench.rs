@@ -19,6 +19,7 @@ use crate::io_state::{IoState, Placement};
 use crate::judge::Judge;
 use crate::measure::Driver;
 use crate::noise::NoiseCheck;
+use crate::on_device::{self, OnDevice};
 use crate::page_cache::kernel_read_bytes;
 use crate::plan::{self, Plan, Setting};
 use crate::prune::{Probed, Sifted, sift, spread_out};
@@ -36,6 +37,8 @@ pub(crate) const NO_TIME: &str = "time budget: nothing of it was left";
 pub(crate) struct IndexBench<'a> {
     pub plan: &'a Plan,
     pub searcher: &'a Searcher,
+    /// The same on a device, for settings of one.
+    pub device: Option<&'a OnDevice<'a>>,
     pub placement: Placement,
     pub conditions: &'a Conditions,
     pub index_bytes: u64,
@@ -43,6 +46,14 @@ pub(crate) struct IndexBench<'a> {
     pub judge: &'a Judge<'a>,
     /// The time that these settings may take.
     pub budget: Budget,
+}
+
+/// What is told of a search that panicked.
+const PANICKED: &str = "the search panicked; its message is in the log";
+
+/// What a setting's answers depend on: its effort, and whether a device gives them.
+fn answered_by(setting: &Setting) -> (Effort, bool) {
+    (setting.effort, setting.mode.is_on_device())
 }
 
 /// A setting whose answers are judged.
@@ -57,16 +68,16 @@ impl IndexBench<'_> {
         folder: &mut RunFolder,
         progress: &dyn Progress,
     ) -> Result<(), EvalError> {
-        // Answers depend on the effort and not on the mode: each is judged once.
-        let mut judged: HashMap<Effort, Result<Answers, String>> = HashMap::new();
+        // Answers depend on the effort and on what answers, and not on the mode: each is judged once.
+        let mut judged: HashMap<(Effort, bool), Result<Answers, String>> = HashMap::new();
         progress.stage("judge answers", pending.len() as u64);
         let mut late = HashSet::new();
         for place in spread_out(pending.len()) {
-            let setting = &pending[place];
-            if self.budget.is_spent() && !judged.contains_key(&setting.effort) {
+            let answered = answered_by(&pending[place]);
+            if self.budget.is_spent() && !judged.contains_key(&answered) {
                 late.insert(place);
-            } else if let Entry::Vacant(slot) = judged.entry(setting.effort) {
-                slot.insert(self.answers(setting.effort)?);
+            } else if let Entry::Vacant(slot) = judged.entry(answered) {
+                slot.insert(self.answers(answered)?);
             }
             progress.advance(1);
         }
@@ -74,7 +85,7 @@ impl IndexBench<'_> {
         progress.stage("measure", pending.len() as u64);
         let mut sound = Vec::with_capacity(pending.len());
         for (place, setting) in pending.into_iter().enumerate() {
-            let kept = match judged.get(&setting.effort) {
+            let kept = match judged.get(&answered_by(&setting)) {
                 Some(Ok(answers)) if !late.contains(&place) => {
                     sound.push((setting, answers));
                     continue;
@@ -109,8 +120,14 @@ impl IndexBench<'_> {
         Ok(())
     }
 
+    /// Settings of a device are only measured where there is one.
     fn task<'a>(&'a self, set: &'a QuerySet<'_>, setting: &Setting) -> Task<'a, BuilderError> {
-        let work = set.work(self.searcher, self.params(setting.effort), setting.mode);
+        let work = match (setting.mode, self.device) {
+            (Mode::BatchDevice { transfers }, Some(device)) => {
+                device.work(set.all(), self.plan.k, setting.effort, transfers)
+            }
+            _ => set.work(self.searcher, self.params(setting.effort), setting.mode),
+        };
         Task { threads: setting.mode.threads(), work }
     }
 
@@ -215,7 +232,15 @@ impl IndexBench<'_> {
     }
 
     /// The judged answers of one effort, or why the search gave none.
-    fn answers(&self, effort: Effort) -> Result<Result<Answers, String>, EvalError> {
+    fn answers(&self, (effort, on_device): (Effort, bool)) -> Result<Result<Answers, String>, EvalError> {
+        if let Some(device) = self.device.filter(|_| on_device) {
+            let answered = catch_unwind(AssertUnwindSafe(|| device.answers(&self.queries, self.plan.k, effort)));
+            return Ok(match answered {
+                Ok(Ok(answers)) => Ok(on_device::judged(&answers, self.judge.judge(answers.ids.view())?)),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(PANICKED.to_string()),
+            });
+        }
         let params = self.params(effort);
         // A search that panics costs its settings and not the run; nothing that it touched is used to judge.
         let answered = catch_unwind(AssertUnwindSafe(|| {
@@ -247,11 +272,16 @@ impl IndexBench<'_> {
                 Ok(Answers { kernel_bytes, ..judged(&answers.stats, judgement, self.placement.residency()) })
             }
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the search panicked; its message is in the log".to_string()),
+            Err(_) => Err(PANICKED.to_string()),
         })
     }
 
     fn record(&self, setting: &Setting, outcome: Result<(Measurement, Answers), String>) -> SettingRecord {
+        let device = self.device.filter(|_| setting.mode.is_on_device()).map(OnDevice::device).transpose();
+        let (device, outcome) = match device {
+            Ok(device) => (device.map(str::to_string), outcome),
+            Err(problem) => (None, Err(problem)),
+        };
         let (warmup, runs, answers, failure) = match outcome {
             Ok((measured, answers)) => (measured.warmup, measured.runs, answers, None),
             Err(problem) => {
@@ -275,6 +305,7 @@ impl IndexBench<'_> {
             runs,
             answers,
             failure,
+            device,
             serving_bytes: Some(self.searcher.serving_bytes()),
             ..unmeasured(setting, self.plan.k)
         }

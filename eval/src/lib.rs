@@ -12,6 +12,7 @@
 
 mod answers;
 mod budget;
+mod candidate;
 pub mod compare;
 mod conditions;
 mod error;
@@ -30,6 +31,7 @@ pub mod memory_cap;
 pub mod metrics;
 pub mod noise;
 mod numa;
+mod on_device;
 pub mod open_loop;
 pub mod page_cache;
 mod pairs;

@@ -85,12 +85,17 @@ type Single<'a, E> = dyn Fn(usize) -> Result<Hits, E> + Sync + 'a;
 /// Answers a range of queries, in order.
 type Batch<'a, E> = dyn Fn(Range<usize>) -> Result<Vec<Hits>, E> + Sync + 'a;
 
+/// Answers a range of queries, in order, and says what that took by another clock than the host's.
+type Timed<'a, E> = dyn Fn(Range<usize>) -> Result<(Vec<Hits>, Duration), E> + Sync + 'a;
+
 /// How queries are put to an index.
 pub enum Work<'a, E> {
     /// One at a time.
     Single(Box<Single<'a, E>>),
     /// Many in one call.
     Batch(Box<Batch<'a, E>>),
+    /// Many in one call, which knows what counts of the time that it takes.
+    Timed(Box<Timed<'a, E>>),
 }
 
 impl<'a, E> Work<'a, E> {
@@ -102,6 +107,11 @@ impl<'a, E> Work<'a, E> {
     /// Each thread's share of the queries in one call.
     pub fn batch(search: impl Fn(Range<usize>) -> Result<Vec<Hits>, E> + Sync + 'a) -> Self {
         Self::Batch(Box::new(search))
+    }
+
+    /// The same, each pass lasting as long as the search says.
+    pub fn timed(search: impl Fn(Range<usize>) -> Result<(Vec<Hits>, Duration), E> + Sync + 'a) -> Self {
+        Self::Timed(Box::new(search))
     }
 }
 
@@ -174,6 +184,11 @@ impl<'a> Driver<'a> {
                                 1
                             }
                             Work::Batch(search) => crew.answer_batch(share(self.queries, thread, threads), search),
+                            Work::Timed(search) => {
+                                let share = share(self.queries, thread, threads);
+                                crew.answer_timed(share.clone(), search);
+                                share.len()
+                            }
                         };
                     }
                     answered
@@ -190,9 +205,9 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Passes over the query set until `seconds` have been measured; at least one. Threads start a pass together; it
-    /// lasts from the first one's start to the last one's end. A pass in batches has no latencies: within a batch no
-    /// query has a time of its own.
+    /// Passes over the query set until `seconds` have gone by; at least one. Threads start a pass together; it
+    /// lasts from the first one's start to the last one's end, or as long as the search itself says ([`Work::Timed`]). A pass
+    /// in batches has no latencies: within a batch no query has a time of its own.
     ///
     /// # Errors
     /// The first search that failed.
@@ -207,10 +222,11 @@ impl<'a> Driver<'a> {
         // Room for the case that one thread answers everything: the timed loop must not grow it.
         let timed = match work {
             Work::Single(_) => self.queries,
-            Work::Batch(_) => 0,
+            Work::Batch(_) | Work::Timed(_) => 0,
         };
         let passes = self.each_thread(threads, |thread| {
             let share = share(self.queries, thread, threads);
+            let first = share.start..share.end.min(share.start + ENTRY_QUERIES);
             match work {
                 Work::Single(search) => {
                     for query in 0..ENTRY_QUERIES.min(self.queries) {
@@ -218,7 +234,10 @@ impl<'a> Driver<'a> {
                     }
                 }
                 Work::Batch(search) => {
-                    crew.answer_batch(share.start..share.end.min(share.start + ENTRY_QUERIES), search);
+                    crew.answer_batch(first, search);
+                }
+                Work::Timed(search) => {
+                    crew.answer_timed(first, search);
                 }
             }
             let mut passes = Vec::new();
@@ -232,7 +251,7 @@ impl<'a> Driver<'a> {
                 let cached_bytes = if leads { (self.prepare)() } else { None };
                 crew.barrier.wait();
                 let from = Instant::now();
-                match work {
+                let to = match work {
                     Work::Single(search) => {
                         while !crew.stopped() {
                             let query = crew.next.fetch_add(1, Ordering::Relaxed);
@@ -241,12 +260,15 @@ impl<'a> Driver<'a> {
                             }
                             samples.push((query, crew.answer(query, search)));
                         }
+                        Instant::now()
                     }
                     Work::Batch(search) => {
                         crew.answer_batch(share.clone(), search);
+                        Instant::now()
                     }
-                }
-                passes.push(ThreadPass { from, to: Instant::now(), samples, cached_bytes });
+                    Work::Timed(search) => from + crew.answer_timed(share.clone(), search),
+                };
+                passes.push(ThreadPass { from, to, samples, cached_bytes });
                 // Between this barrier and the next only the leader writes.
                 if crew.barrier.wait().is_leader() {
                     crew.next.store(0, Ordering::Relaxed);
@@ -327,6 +349,23 @@ impl Crew {
         let answered = queries.len();
         self.keep(queries, answer);
         answered
+    }
+
+    /// The same by a search that says what it took; nothing where it failed.
+    fn answer_timed<E: Display>(&self, queries: Range<usize>, search: &Timed<'_, E>) -> Duration {
+        let mut took = Duration::ZERO;
+        if queries.is_empty() {
+            return took;
+        }
+        // As for a single query.
+        let answer = catch_unwind(AssertUnwindSafe(|| {
+            search(queries.clone()).map(|(hits, said)| {
+                took = said;
+                hits
+            })
+        }));
+        self.keep(queries, answer);
+        took
     }
 
     /// Drops an answer that nobody wants, where the compiler does not see that; keeps a failure.

@@ -310,6 +310,7 @@ mod tests {
             residency: "ssd".into(),
             io_state: Some(IoState::Cold),
             memory_budget: Some(8 << 20),
+            device: None,
             serving_bytes: Some(6 << 20),
             k: 10,
             warmup: Warmup { seconds: 1.0, settled: true },

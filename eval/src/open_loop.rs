@@ -22,7 +22,7 @@ use crate::load::{LOAD_FILE, LoadContext, LoadMode, LoadRecord, Rate, keep};
 use crate::metrics;
 use crate::numa;
 use crate::plan;
-use crate::record::{Mode, SettingRecord};
+use crate::record::SettingRecord;
 use crate::store::{RunFolder, read_lines};
 use crate::sys;
 
@@ -143,7 +143,7 @@ impl OpenLoop {
                 && setting.io_state == asked.placement.state()
                 && setting.memory_budget == asked.placement.memory()
                 && setting.failure.is_none()
-                && !matches!(setting.mode, Mode::Batch { .. })
+                && !setting.mode.is_batch()
         };
         let rated = settings.iter().filter(here).filter_map(|setting| {
             let chosen_by = crate::held_out::recall_of(setting, asked.held_out, false)?;

@@ -53,6 +53,17 @@ pub enum Engine {
     Peer(PeerSpec),
 }
 
+impl Engine {
+    /// Whether a device may be able to search it: the kind of an index file is known when it is open.
+    fn may_be_a_graph(&self) -> bool {
+        match self {
+            Engine::Kiln { index: IndexSpec::Build(params), .. } => params.kind() == IndexKind::Vamana,
+            Engine::Kiln { index: IndexSpec::Open(_), .. } => true,
+            Engine::Peer(_) => false,
+        }
+    }
+}
+
 /// Search parameters to measure: all combinations of those that apply to the kind of index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SearchGrid {
@@ -112,6 +123,12 @@ pub enum PlanError {
     /// Nothing to measure.
     #[error("no index to measure: name one with --index, or give the path of an index file")]
     NoIndex,
+    /// A mode in which nothing of the plan can be measured.
+    #[error("mode {mode}: devices search vamana indexes in memory: name one, and --residency memory")]
+    NothingForDevice {
+        /// The mode's name.
+        mode: String,
+    },
     /// A parameter out of range.
     #[error("--{name} {value} is out of range: use {allowed}")]
     OutOfRange {
@@ -200,6 +217,11 @@ impl Plan {
         for mode in &self.modes {
             check(mode.threads() >= 1, "threads", mode.threads(), "1 or more".to_string())?;
         }
+        if let Some(mode) = self.modes.iter().find(|mode| mode.is_on_device())
+            && !(self.placements.contains(&Placement::Memory) && self.engines.iter().any(Engine::may_be_a_graph))
+        {
+            return Err(PlanError::NothingForDevice { mode: mode.name() }.into());
+        }
         for engine in &self.engines {
             let Engine::Kiln { index, search } = engine else { continue };
             for (name, values) in [("search-list", &search.search_lists), ("nprobe", &search.nprobes)] {
@@ -246,7 +268,8 @@ impl Plan {
         }
     }
 
-    /// Every effort in every mode at every place.
+    /// Every effort in every mode at every place. Devices walk graphs that are in memory, by exact distances, and what they
+    /// cannot do is no setting: `device` is what answers there.
     pub fn settings(
         &self,
         build_key: &str,
@@ -254,17 +277,19 @@ impl Plan {
         kind: IndexKind,
         nlist: Option<usize>,
         n: u64,
+        device: &str,
     ) -> Vec<Setting> {
         let modes = self.modes();
         let efforts = self.efforts(search, kind, nlist, n);
         let modes = &modes;
-        let pairs = efforts.into_iter().flat_map(|effort| modes.iter().map(move |&mode| (effort, mode)));
-        let pairs = &pairs.collect::<Vec<_>>();
+        let pairs = efforts.into_iter().flat_map(|effort| modes.iter().filter_map(move |&mode| asked(effort, mode)));
+        let pairs = &once(&pairs.collect::<Vec<_>>());
         let everywhere =
             self.placements().into_iter().flat_map(|at| pairs.iter().map(move |&(effort, mode)| (effort, mode, at)));
         everywhere
+            .filter(|(_, mode, placement)| !mode.is_on_device() || *placement == Placement::Memory)
             .map(|(effort, mode, placement)| Setting {
-                key: self.setting_key(build_key, effort, mode, placement),
+                key: self.setting_key(build_key, effort, mode, placement, device),
                 build_key: build_key.to_string(),
                 effort,
                 mode,
@@ -278,8 +303,12 @@ impl Plan {
         once(&self.placements)
     }
 
-    fn setting_key(&self, build_key: &str, effort: Effort, mode: Mode, placement: Placement) -> String {
-        self.key_of(build_key, &effort.by_name(), mode, &placement.key())
+    fn setting_key(&self, build_key: &str, effort: Effort, mode: Mode, placement: Placement, device: &str) -> String {
+        let place = match mode.is_on_device() {
+            true => format!("{} of {device}", placement.key()),
+            false => placement.key(),
+        };
+        self.key_of(build_key, &effort.by_name(), mode, &place)
     }
 
     /// The key of a setting whose index lies where `place` says.
@@ -327,6 +356,17 @@ pub(crate) fn opened_key(fingerprint: &str, first_page: &[u8]) -> String {
     let mut determines = fingerprint.as_bytes().to_vec();
     determines.extend_from_slice(first_page);
     format!("{:032x}", xxh3_128(&determines))
+}
+
+/// The effort with which a mode is asked at this one; `None` where it cannot be.
+fn asked(effort: Effort, mode: Mode) -> Option<(Effort, Mode)> {
+    match (mode.is_on_device(), effort) {
+        (false, _) => Some((effort, mode)),
+        (true, Effort::Graph { search_list, .. }) => {
+            Some((Effort::Graph { search_list, navigate: Navigate::Exact }, mode))
+        }
+        (true, Effort::Lists { .. }) => None,
+    }
 }
 
 /// The values, each once, in the order of their first appearance.

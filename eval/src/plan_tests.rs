@@ -108,7 +108,7 @@ fn modes_keep_their_order_without_repeats() {
 #[test]
 fn keys_tell_every_difference_and_only_those() {
     let keys = |plan: &Plan, build: &str| -> BTreeSet<String> {
-        let settings = plan.settings(build, &exact(), IndexKind::Vamana, None, 1000);
+        let settings = plan.settings(build, &exact(), IndexKind::Vamana, None, 1000, "cpu");
         settings.into_iter().map(|setting| setting.key).collect()
     };
     let base = plan();
@@ -124,7 +124,7 @@ fn keys_tell_every_difference_and_only_those() {
         assert!(all.is_disjoint(&other));
     }
     let codes = SearchGrid { navigate: vec![Navigate::Codes], ..SearchGrid::default() };
-    let by_codes = base.settings("a", &codes, IndexKind::Vamana, None, 1000);
+    let by_codes = base.settings("a", &codes, IndexKind::Vamana, None, 1000, "cpu");
     assert!(by_codes.iter().all(|setting| !all.contains(&setting.key)));
     let everywhere = vec![Residency::Memory.into(), Residency::Ssd.into(), Residency::Memory.into()];
     assert_eq!(keys(&Plan { placements: everywhere, ..base.clone() }, "a").len(), 2 * 11 * 3);
@@ -138,9 +138,34 @@ fn keys_tell_every_difference_and_only_those() {
 }
 
 #[test]
+fn devices_have_settings_of_graphs_in_memory_by_exact_distances() {
+    let (whole, resident) = (Mode::BatchDevice { transfers: true }, Mode::BatchDevice { transfers: false });
+    for mode in [whole, resident] {
+        assert_eq!(mode.name().parse(), Ok(mode));
+    }
+    let placements = vec![Residency::Memory.into(), Residency::Ssd.into()];
+    let base = Plan { modes: vec![Mode::Latency1, whole, resident], placements, ..plan() };
+    let grid = SearchGrid { search_lists: vec![20, 40], navigate: vec![Navigate::Best, Navigate::Codes], ..exact() };
+    let on = |device: &str, kind| base.settings("a", &grid, kind, Some(64), 1000, device);
+    let (settings, elsewhere) = (on("cuda", IndexKind::Vamana), on("wgpu", IndexKind::Vamana));
+    let of = |mode: Mode| settings.iter().filter(move |setting| setting.mode == mode);
+    assert_eq!(of(Mode::Latency1).count(), 2 * 2 * 2);
+    for mode in [whole, resident] {
+        let exactly = |list| Effort::Graph { search_list: list, navigate: Navigate::Exact };
+        assert_eq!(of(mode).map(|one| one.effort).collect::<Vec<_>>(), [exactly(20), exactly(40)]);
+        assert!(of(mode).all(|one| one.placement == Placement::Memory));
+    }
+    assert!(on("cuda", IndexKind::IvfPq).iter().all(|setting| setting.mode == Mode::Latency1));
+    // What was measured on one device is not taken for another's.
+    for (one, other) in settings.iter().zip(&elsewhere) {
+        assert_eq!(one.key == other.key, one.mode == Mode::Latency1, "{one:?}");
+    }
+}
+
+#[test]
 fn keys_are_stable_across_versions() {
     // A key that changes makes every unfinished run start again: change it knowingly.
-    let setting = &plan().settings("build", &exact(), IndexKind::Vamana, None, 1000)[0];
+    let setting = &plan().settings("build", &exact(), IndexKind::Vamana, None, 1000, "cpu")[0];
     assert_eq!(setting.key, "033f26b8b3ac71fb");
 }
 

@@ -14,8 +14,9 @@
 //! Only raw measurements and the judge's per-query verdicts are stored; every derived figure is a pure
 //! function over them, in [`crate::metrics`].
 
+mod mode;
+
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
 use kiln_builder::Searcher;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ pub use crate::foreign::{Foreign, Stated, StatedLatency};
 pub use crate::io_state::IoState;
 pub use crate::load::LoadRecord;
 pub use crate::noise::NoiseCheck;
+pub use mode::{MAX_THREADS, Mode};
 
 /// Version of this schema; a reader refuses others and names both.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -34,9 +36,6 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// Runs of a setting whose latencies are kept, at most: a small query set makes hundreds of runs in the time
 /// that the methodology asks for, and every one of them would cost a number a query.
 pub const LATENCY_RUNS: usize = 20;
-
-/// Threads of a mode at most: no machine that Kiln knows has more.
-pub const MAX_THREADS: usize = 4096;
 
 /// What identifies and reproduces a run. One a folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -239,60 +238,6 @@ impl BuildRecord {
     }
 }
 
-/// How a setting was driven. Modes never share a chart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "mode")]
-pub enum Mode {
-    /// One query at a time on one pinned core.
-    Latency1,
-    /// `threads` threads in a closed loop over the query set.
-    Throughput {
-        /// Number of threads.
-        threads: usize,
-    },
-    /// The whole query set at once: `threads` threads answer an equal share each, in one call. Within a call queries
-    /// may share work, so that none has a latency of its own.
-    Batch {
-        /// Number of threads.
-        threads: usize,
-    },
-}
-
-impl Mode {
-    /// `latency-1`, `throughput-2`, `batch-1`, ...
-    pub fn name(self) -> String {
-        match self {
-            Mode::Latency1 => "latency-1".to_string(),
-            Mode::Throughput { threads } => format!("throughput-{threads}"),
-            Mode::Batch { threads } => format!("batch-{threads}"),
-        }
-    }
-
-    /// Threads that search.
-    pub fn threads(self) -> usize {
-        match self {
-            Mode::Latency1 => 1,
-            Mode::Throughput { threads } | Mode::Batch { threads } => threads,
-        }
-    }
-}
-
-impl FromStr for Mode {
-    type Err = String;
-
-    /// `latency-1`, `throughput-2`, `batch-1`, ...
-    fn from_str(text: &str) -> Result<Self, String> {
-        let threads = |text: &str| text.parse::<usize>().ok().filter(|threads| (1..=MAX_THREADS).contains(threads));
-        let mode = match text.split_once('-') {
-            Some(("latency", "1")) => Some(Mode::Latency1),
-            Some(("throughput", number)) => threads(number).map(|threads| Mode::Throughput { threads }),
-            Some(("batch", number)) => threads(number).map(|threads| Mode::Batch { threads }),
-            _ => None,
-        };
-        mode.ok_or_else(|| format!("use latency-1, throughput-T or batch-T, with T from 1 to {MAX_THREADS} threads"))
-    }
-}
-
 /// Why a setting was left out on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -338,6 +283,9 @@ pub struct SettingRecord {
     /// Resident bytes that serving held beyond the process itself; `None` in older records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving_bytes: Option<u64>,
+    /// The device that answered, in words; `None` where the processor did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Neighbours asked for.
     pub k: usize,
     /// The warm-up before the first kept run.
@@ -374,6 +322,7 @@ impl SettingRecord {
             io_state: None,
             memory_budget: None,
             serving_bytes: None,
+            device: None,
             k,
             warmup: Warmup::default(),
             runs: Vec::new(),

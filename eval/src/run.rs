@@ -4,15 +4,14 @@
 //! another, and each in one place after another, so that only one is in memory and none disturbs what the page cache
 //! holds of another; the settings of one index in one place are interleaved.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use kiln_builder::{BuildReport, BuildRequest, Index, IndexParams, Residency, SearchParams, Searcher};
+use kiln_builder::{Index, SearchParams, Searcher};
 use kiln_datasets::Dataset;
 use kiln_kernels::{Backend, Progress};
 
 use crate::budget::Budget;
+use crate::candidate::{Built, Candidate, Left, unreadable};
 use crate::conditions::Conditions;
 use crate::error::EvalError;
 use crate::held_out::HeldOut;
@@ -20,16 +19,14 @@ use crate::index_bench::{IndexBench, NO_TIME, failed};
 use crate::io_state::Placement;
 use crate::judge::Judge;
 use crate::numa;
-use crate::open_loop::{Asked, Open};
+use crate::on_device::OnDevice;
+use crate::open_loop::Open;
 use crate::peer::{PeerSpec, PeerStage, Peers};
-use crate::plan::{self, Engine, IndexSpec, Plan, PlanError, SearchGrid, Setting};
+use crate::plan::{Engine, Plan, Setting};
 use crate::provenance;
-use crate::record::{BuildRecord, Machine, RunData, RunHeader, SCHEMA_VERSION, SettingRecord, Skip};
+use crate::record::{Machine, RunData, RunHeader, SCHEMA_VERSION, SettingRecord, Skip};
 use crate::store::{self, RunFolder, StoreError};
 use crate::subject::Subject;
-
-/// Bytes of an index's first page, which identifies its contents.
-const PAGE: u64 = 4096;
 
 /// Runs `plan` on `dataset`, resuming what its run folder already holds: settings that were measured and indexes that
 /// were built are not done again. A setting whose search fails is kept as a failure, and the rest go on; so is a peer
@@ -107,7 +104,7 @@ pub fn run_bench<B: Backend>(
                 let mut built = index.built(&subject, backend, progress, &folder)?;
                 let budget = budget.renewed();
                 let judge = judged_by(&mut judge, plan, &subject, backend, progress)?;
-                let mut stage = Stage { plan, subject: &subject, judge, folder: &mut folder, progress };
+                let mut stage = Stage { plan, subject: &subject, backend, judge, folder: &mut folder, progress };
                 let places = left.places(plan);
                 let all = places.len();
                 for (number, (placement, here)) in places.into_iter().enumerate() {
@@ -169,15 +166,16 @@ fn give_up(
 }
 
 /// What all measurements of a run share.
-struct Stage<'a, 'd, 'j> {
+struct Stage<'a, 'd, 'j, B> {
     plan: &'a Plan,
     subject: &'a Subject<'d>,
+    backend: &'a B,
     judge: &'a Judge<'j>,
     folder: &'a mut RunFolder,
     progress: &'a dyn Progress,
 }
 
-impl Stage<'_, '_, '_> {
+impl<B: Backend> Stage<'_, '_, '_, B> {
     /// Measures settings of one index in one place. Conditions that cannot be had here, and memory that the index does
     /// not fit in, cost these settings and not the run.
     fn measure(
@@ -185,7 +183,7 @@ impl Stage<'_, '_, '_> {
         index: &Candidate,
         built: Option<&mut Built>,
         placement: Placement,
-        pending: Vec<Setting>,
+        mut pending: Vec<Setting>,
         budget: Budget,
     ) -> Result<(), EvalError> {
         if placement != Placement::Memory {
@@ -219,9 +217,11 @@ impl Stage<'_, '_, '_> {
             }
         }
         let index_bytes = std::fs::metadata(&index.path).map_err(unreadable(&index.path))?.len();
+        let device = self.on_device(&searcher, &mut pending)?;
         let bench = IndexBench {
             plan: self.plan,
             searcher: &searcher,
+            device: device.as_ref(),
             placement,
             conditions: &conditions,
             index_bytes,
@@ -247,6 +247,34 @@ impl Stage<'_, '_, '_> {
             seed: self.plan.seed,
         };
         open_loop.measure(due, &open, self.folder, self.progress)
+    }
+
+    /// The index on the device, where settings ask for one. Where that cannot be, they are kept as failures, and the others
+    /// go on.
+    fn on_device<'s>(
+        &mut self,
+        searcher: &'s Searcher,
+        pending: &mut Vec<Setting>,
+    ) -> Result<Option<OnDevice<'s>>, EvalError>
+    where
+        Self: 's,
+    {
+        let (asked, others): (Vec<Setting>, _) = pending.drain(..).partition(|setting| setting.mode.is_on_device());
+        *pending = others;
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        match OnDevice::open(searcher, self.backend) {
+            Ok(device) => {
+                pending.extend(asked);
+                Ok(Some(device))
+            }
+            Err(problem) => {
+                tracing::error!("{}: not searched on a device: {problem}", searcher.path().display());
+                give_up(self.folder, self.plan, &asked, None, &problem)?;
+                Ok(None)
+            }
+        }
     }
 
     fn give_up(&mut self, placement: &Placement, pending: &[Setting], problem: &str) -> Result<(), EvalError> {
@@ -314,199 +342,9 @@ fn program(machine: &Machine) -> String {
     format!("kiln {} ({commit}{dirty})", machine.kiln_version)
 }
 
-/// An index file that is there, and what building it cost.
-struct Built {
-    report: BuildReport,
-    /// Built just now, and not in the records yet.
-    fresh: bool,
-}
-
 /// What a run has to do.
 #[expect(clippy::large_enum_variant, reason = "a plan names a few")]
 enum Todo<'a> {
     Kiln(Candidate, Left),
     Peer(&'a PeerSpec),
-}
-
-/// What is left to do of an index.
-struct Left {
-    settings: Vec<Setting>,
-    /// Where loads have not been offered to it.
-    unloaded: Vec<Placement>,
-    unbuilt: bool,
-}
-
-impl Left {
-    fn is_empty(&self) -> bool {
-        self.settings.is_empty() && self.unloaded.is_empty() && !self.unbuilt
-    }
-
-    /// The places where something is left, with the settings to measure there.
-    fn places(&self, plan: &Plan) -> Vec<(Placement, Vec<Setting>)> {
-        let here = |&placement: &Placement| {
-            let settings: Vec<Setting> =
-                self.settings.iter().filter(|setting| setting.placement == placement).cloned().collect();
-            (!settings.is_empty() || self.unloaded.contains(&placement)).then_some((placement, settings))
-        };
-        let places: Vec<_> = plan.placements().iter().filter_map(here).collect();
-        if places.is_empty() && self.unbuilt {
-            return plan.placements().first().map(|&first| (first, Vec::new())).into_iter().collect();
-        }
-        places
-    }
-}
-
-/// An index of the plan before it is open.
-struct Candidate {
-    key: String,
-    path: PathBuf,
-    /// As asked for, or as found in the file.
-    params: IndexParams,
-    search: SearchGrid,
-    rows: u64,
-    build: bool,
-}
-
-impl Candidate {
-    fn of<B: Backend>(
-        spec: &IndexSpec,
-        search: &SearchGrid,
-        subject: &Subject<'_>,
-        backend: &B,
-        folder: &RunFolder,
-    ) -> Result<Self, EvalError> {
-        let (dataset, rows) = (subject.dataset, subject.dataset.base.len());
-        let search = search.clone();
-        match spec {
-            IndexSpec::Build(params) => {
-                let key = plan::build_key(&dataset.fingerprint, subject.metric, params, &backend.describe());
-                let path = folder.index_path(params.kind().name(), &key);
-                Ok(Self { key, path, params: params.clone(), search, rows, build: true })
-            }
-            IndexSpec::Open(path) => {
-                // From the drive: this reads what the index is, and only measuring needs it in memory.
-                let searcher = Index::open(path, Residency::Ssd)?;
-                refuse_foreign(&searcher, subject)?;
-                let key = plan::opened_key(&dataset.fingerprint, &first_page(path)?);
-                let params = searcher.meta().params.clone();
-                Ok(Self { key, path: path.clone(), params, search, rows, build: false })
-            }
-        }
-    }
-
-    /// As loads are offered to it.
-    fn asked<'a>(&'a self, placement: Placement, k: usize, held_out: Option<&'a [bool]>) -> Asked<'a> {
-        Asked { build_key: &self.key, kind: self.params.kind(), file: &self.path, placement, k, held_out }
-    }
-
-    /// All that is left to do of it.
-    fn left(&self, plan: &Plan, subject: &Subject<'_>, folder: &RunFolder) -> Result<Left, EvalError> {
-        let settings = self.pending(plan, folder);
-        let held_out = plan.held_out.map(|held_out| held_out.mask(subject.queries.len()));
-        let mut unloaded = Vec::new();
-        // Loads are offered to the fastest setting, which is known when all are measured: then they are due in any case.
-        if settings.is_empty()
-            && let Some(open_loop) = &plan.open_loop
-        {
-            for placement in plan.placements() {
-                if open_loop.due(&self.asked(placement, plan.k, held_out.as_deref()), folder)?.is_some() {
-                    unloaded.push(placement);
-                }
-            }
-        }
-        Ok(Left { settings, unloaded, unbuilt: folder.build(&self.key).is_none() })
-    }
-
-    /// The settings that the folder does not hold yet.
-    fn pending(&self, plan: &Plan, folder: &RunFolder) -> Vec<Setting> {
-        let nlist = match &self.params {
-            IndexParams::IvfPq(params) => Some(params.nlist),
-            IndexParams::Vamana(_) => None,
-        };
-        let mut settings = plan.settings(&self.key, &self.search, self.params.kind(), nlist, self.rows);
-        settings.retain(|setting| !folder.is_measured(&setting.key, plan.prune));
-        settings
-    }
-
-    /// Builds the index unless it is there. Returns what building it cost, where that is known.
-    fn built<B: Backend>(
-        &self,
-        subject: &Subject<'_>,
-        backend: &B,
-        progress: &dyn Progress,
-        folder: &RunFolder,
-    ) -> Result<Option<Built>, EvalError> {
-        let report = read_report(&self.path);
-        // An index file has its name only when it is whole. One of which neither a report nor a record tells what it
-        // cost is built again: a crash came between.
-        let missing = !self.path.is_file() || (report.is_none() && folder.build(&self.key).is_none());
-        if !(self.build && missing) {
-            return Ok(report.map(|report| Built { report, fresh: false }));
-        }
-        let dataset = subject.dataset;
-        let request = BuildRequest {
-            source: dataset.base.as_ref(),
-            dataset_name: dataset.name.clone(),
-            dataset_fingerprint: dataset.fingerprint.clone(),
-            metric: subject.metric,
-            params: self.params.clone(),
-            keep_dtype: false,
-            out: &self.path,
-        };
-        Ok(Some(Built { report: kiln_builder::build(backend, &request, progress)?, fresh: true }))
-    }
-
-    /// The record of an open index; without a report, what building it cost is unknown.
-    fn record(&self, searcher: &Searcher, report: Option<&BuildReport>) -> Result<BuildRecord, EvalError> {
-        let length = std::fs::metadata(&self.path).map_err(unreadable(&self.path))?.len();
-        if report.is_none() {
-            tracing::warn!("{}: no build report lies beside it: its build times are unknown", self.path.display());
-        }
-        let unknown = BuildRecord::of_unknown_build(&self.key, searcher, length);
-        Ok(match report {
-            Some(report) => BuildRecord {
-                device: report.device.clone(),
-                threads: report.threads,
-                stage_seconds: report.stage_seconds.clone(),
-                total_seconds: report.total_seconds,
-                cpu_seconds: report.cpu_seconds,
-                peak_rss_bytes: report.peak_rss_bytes,
-                ..unknown
-            },
-            None => unknown,
-        })
-    }
-}
-
-/// The report beside an index, where there is one that belongs to it.
-fn read_report(index: &Path) -> Option<BuildReport> {
-    let mut name = index.as_os_str().to_owned();
-    name.push(".build.json");
-    let report: BuildReport = serde_json::from_slice(&std::fs::read(name).ok()?).ok()?;
-    (std::fs::metadata(index).ok()?.len() == report.index_bytes).then_some(report)
-}
-
-fn first_page(path: &Path) -> Result<Vec<u8>, StoreError> {
-    let mut page = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(PAGE).read_to_end(&mut page));
-    read.map_err(unreadable(path))?;
-    Ok(page)
-}
-
-fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
-    let path = path.to_path_buf();
-    move |source| StoreError::Read { path, source }
-}
-
-/// Refuses an index of other data, or of another metric: its recall here would mean nothing.
-fn refuse_foreign(searcher: &Searcher, subject: &Subject<'_>) -> Result<(), PlanError> {
-    let (meta, dataset) = (searcher.meta(), subject.dataset);
-    if meta.dataset_fingerprint == dataset.fingerprint && meta.metric == subject.metric {
-        return Ok(());
-    }
-    Err(PlanError::ForeignIndex {
-        path: searcher.path().display().to_string(),
-        found: format!("{} ({}, {})", meta.dataset, meta.metric, meta.dataset_fingerprint),
-        asked: format!("{} ({}, {})", dataset.name, subject.metric, dataset.fingerprint),
-    })
 }

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use kiln_builder::{DeviceGraph, DriveReads, Effort, Residency, SearchParams, Searcher};
+use kiln_builder::{DeviceGraph, DriveReads, Residency, SearchParams, Searcher};
 use kiln_datasets::RowSource;
 use kiln_kernels::{Devices, RowsView};
 use ndarray::ArrayView2;
@@ -15,6 +15,7 @@ use crate::error::EvalError;
 use crate::interleave::{Task, measure_interleaved};
 use crate::judge::{Judgement, judge};
 use crate::measure::{Driver, Repeats, Work};
+use crate::on_device;
 use crate::record::{BuildRecord, IoState, Mode, SettingRecord};
 
 /// Seconds that measured passes may take in all before they are made fewer.
@@ -64,14 +65,11 @@ pub struct SingleMeasurement {
 pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, EvalError> {
     let SingleSearch { searcher, queries, params, mode, truth, device } = request;
     let began = Instant::now();
-    let list = match params.effort {
-        Effort::Graph { search_list, .. } => search_list,
-        Effort::Lists { .. } => params.k,
-    };
+    let list = on_device::list(params.effort, params.k);
     let answers = match (device, *mode) {
-        (Some(device), _) => QueryAnswers::of(device.search(queries, params.k, list)?, params.k),
-        (None, Mode::Latency1 | Mode::Throughput { .. }) => answer_all(searcher, queries, params)?,
+        (Some(device), _) => QueryAnswers::of(device.search(queries, params.k, list)?.hits, params.k),
         (None, Mode::Batch { threads }) => answer_in_batch(searcher, queries, params, threads)?,
+        (None, _) => answer_all(searcher, queries, params)?,
     };
     // A pass that takes long is not repeated: its own length makes it steady, and someone is waiting.
     let passes = (PATIENCE_SECONDS / began.elapsed().as_secs_f64().max(1e-3)) as usize;
@@ -92,20 +90,25 @@ pub fn measure_single(request: &SingleSearch<'_>) -> Result<SingleMeasurement, E
         None => Judgement::default(),
     };
     let set = QuerySet::new(queries.clone());
+    let mode = device.map_or(*mode, |_| Mode::BatchDevice { transfers: true });
     let task = match device {
         Some(device) => {
-            let work = Work::batch(move |share| device.search(&queries.slice(share), params.k, list));
+            let work = Work::batch(move |share| Ok(device.search(&queries.slice(share), params.k, list)?.hits));
             Task { threads: 1, work }
         }
-        None => Task { threads: mode.threads(), work: set.work(searcher, *params, *mode) },
+        None => Task { threads: mode.threads(), work: set.work(searcher, *params, mode) },
     };
     let mut setting = SettingRecord {
         residency: searcher.residency().name().to_string(),
         io_state: io_state(searcher),
         memory_budget: searcher.opened().memory,
         serving_bytes: Some(searcher.serving_bytes()),
-        answers: judged(&answers.stats, judgement, searcher.residency()),
-        ..SettingRecord::unmeasured("search", "search", params.effort.by_name(), *mode, params.k)
+        device: device.map(DeviceGraph::device),
+        answers: match device {
+            Some(_) => on_device::judged(&answers, judgement),
+            None => judged(&answers.stats, judgement, searcher.residency()),
+        },
+        ..SettingRecord::unmeasured("search", "search", params.effort.by_name(), mode, params.k)
     };
     measure_interleaved(&Driver::new(set.len()), &repeats, &[task], 1, |_, measured| {
         match measured {

@@ -63,6 +63,7 @@ fn setting(key: &str, failure: Option<&str>) -> SettingRecord {
         residency: "ssd".into(),
         io_state: Some(crate::IoState::Capped { bytes: 1 << 28 }),
         memory_budget: Some(8 << 20),
+        device: None,
         serving_bytes: Some(7 << 20),
         k: 5,
         warmup: Warmup { seconds: 0.1, settled: true },

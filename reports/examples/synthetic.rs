@@ -1,5 +1,5 @@
 //! Draws the report of a synthetic run: `cargo run -p kiln-reports --example synthetic -- FOLDER [WHAT]`, where WHAT is
-//! INDEXES, INDEXESxSETTINGS, eventful, batch, drive, imported or everything.
+//! INDEXES, INDEXESxSETTINGS, eventful, batch, device, drive, imported or everything.
 
 #[path = "../src/fixture.rs"]
 mod fixture;
@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => fixture::run(),
         Some("eventful") => fixture::eventful(),
         Some("batch") => fixture::with_batches(),
+        Some("device") => fixture::on_device(),
         Some("drive") => fixture::on_drive(),
         Some("imported") => fixture::imported(),
         Some("everything") => fixture::everything(),

@@ -117,6 +117,25 @@ pub fn with_batches() -> RunData {
     data
 }
 
+/// Two indexes, one of them on a device too.
+pub fn on_device() -> RunData {
+    let mut data = with_batches();
+    let graph = data.builds[0].key.clone();
+    let batches: Vec<SettingRecord> =
+        data.settings.iter().filter(|s| s.mode.is_batch() && s.build_key == graph).cloned().collect();
+    for transfers in [true, false] {
+        for mut s in batches.iter().cloned() {
+            s.mode = Mode::BatchDevice { transfers };
+            s.key = format!("{}-device-{transfers}", s.key);
+            s.device = Some("cuda (NVIDIA H100, 80 GiB, compute capability 9.0)".into());
+            s.answers.distances.clear();
+            s.runs.iter_mut().for_each(|run| run.seconds *= if transfers { 0.05 } else { 0.03 });
+            data.settings.push(s);
+        }
+    }
+    data
+}
+
 /// Three indexes, one of them also on the drive; a failure, and a warm-up that did not settle.
 pub fn eventful() -> RunData {
     let mut data = indexes(3);
@@ -401,6 +420,7 @@ fn setting(
         residency: "memory".into(),
         io_state: None,
         memory_budget: None,
+        device: None,
         serving_bytes: Some(build.serving_bytes),
         k: usize::from(K),
         warmup: Warmup { seconds: 0.8, settled: true },

@@ -127,11 +127,7 @@ impl<'a> Model<'a> {
                 }),
             }
         }
-        modes.sort_by_key(|m| match m.mode {
-            Mode::Latency1 => (0, 1),
-            Mode::Batch { threads } => (1, threads),
-            Mode::Throughput { threads } => (2, threads),
-        });
+        modes.sort_by_key(|m| m.mode.order());
         for mode in &mut modes {
             mode.curves.sort_by_key(|c| c.series);
             mode.curves.iter_mut().for_each(Curve::finish);
@@ -207,7 +203,7 @@ fn measure(setting: &SettingRecord, owner: Option<usize>) -> Result<(usize, Poin
     }
     let owner = owner.ok_or_else(|| format!("no build with key {} in the run", setting.build_key))?;
     let latency = metrics::latency(setting);
-    let times_queries = !matches!(setting.mode, Mode::Batch { .. });
+    let times_queries = !setting.mode.is_batch();
     let timed = latency.is_some() || !times_queries || setting.is_foreign();
     let Some(qps) = metrics::qps(setting).filter(|_| timed) else {
         return Err("no run was kept".into());
@@ -266,6 +262,13 @@ impl ModeView<'_> {
         self.curves.iter().flat_map(|c| &c.points).any(|p| p.latency.is_some())
     }
 
+    /// The device that answered, where one answered everything.
+    fn device(&self) -> Option<&str> {
+        let mut devices = self.curves.iter().flat_map(|c| &c.points).map(|p| p.setting.device.as_deref());
+        let first = devices.next()??;
+        devices.all(|device| device == Some(first)).then_some(first)
+    }
+
     /// The mode in a few words.
     pub fn words(&self) -> String {
         match self.mode {
@@ -275,6 +278,11 @@ impl ModeView<'_> {
             Mode::Batch { threads: 1 } => "all queries in one call on 1 thread".into(),
             Mode::Batch { threads } => {
                 format!("all queries at once, an equal share in one call on each of {threads} threads")
+            }
+            Mode::BatchDevice { transfers } => {
+                let device = self.device().unwrap_or("a device");
+                let way = if transfers { "the way there and back included" } else { "without the way there and back" };
+                format!("all queries in one call to {device}, {way}")
             }
         }
     }
@@ -305,5 +313,17 @@ mod tests {
         let timed: Vec<bool> = model.modes.iter().map(ModeView::has_latency).collect();
         assert_eq!(timed, [true, false, true, true]);
         assert_eq!(model.primary().and_then(ModeView::focus), Some(0.95));
+    }
+
+    #[test]
+    fn a_device_is_named_and_its_modes_come_last() {
+        let data = fixture::on_device();
+        let model = Model::new(&data);
+        let [.., whole, resident] = &model.modes[..] else { panic!("{} modes", model.modes.len()) };
+        assert_eq!((whole.mode.name(), whole.has_latency()), ("batch-device".into(), false));
+        let device = "all queries in one call to cuda (NVIDIA H100, 80 GiB, compute capability 9.0)";
+        assert_eq!(whole.words(), format!("{device}, the way there and back included"));
+        assert_eq!(resident.words(), format!("{device}, without the way there and back"));
+        assert!(model.skipped.is_empty());
     }
 }

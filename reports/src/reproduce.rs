@@ -52,6 +52,13 @@ pub fn command(data: &RunData, build: &BuildRecord, setting: &SettingRecord) -> 
     match setting.mode {
         Mode::Latency1 => flag("threads", "1"),
         Mode::Throughput { threads } | Mode::Batch { threads } => flag("threads", &threads.to_string()),
+        Mode::BatchDevice { .. } => {
+            flag("threads", "1");
+            // It is named `cuda (...)` or `wgpu (...)`.
+            if let Some((kind, _)) = setting.device.as_deref().and_then(|device| device.split_once(' ')) {
+                flag("device", kind);
+            }
+        }
     }
     if setting.residency == "ssd" {
         flag("residency", "ssd");
@@ -63,8 +70,10 @@ pub fn command(data: &RunData, build: &BuildRecord, setting: &SettingRecord) -> 
         }
     }
     flag("out", OUT);
-    if matches!(setting.mode, Mode::Batch { .. }) {
-        words.push("--batch".into());
+    match setting.mode {
+        Mode::Batch { .. } => words.push("--batch".into()),
+        Mode::BatchDevice { .. } => words.push("--batch-device".into()),
+        Mode::Latency1 | Mode::Throughput { .. } => {}
     }
     if header.quick && !embedded {
         words.push("--quick".into());
@@ -102,6 +111,14 @@ mod tests {
         data.header.dataset.path = DEMO.into();
         let text = of(&data, &data.settings[0]);
         assert!(!text.contains("--dataset") && !text.contains("--quick"), "the demo is quick by itself: {text}");
+    }
+
+    #[test]
+    fn a_device_is_asked_by_its_kind() {
+        let data = fixture::on_device();
+        let setting = data.settings.iter().find(|s| s.mode.is_on_device()).expect("measured");
+        let text = of(&data, setting);
+        assert!(text.contains(" --threads 1 --device cuda --out ") && text.ends_with(" --batch-device"), "{text}");
     }
 
     #[test]

@@ -164,6 +164,10 @@ fn setup(model: &Model, mode: &ModeView) -> String {
         Mode::Latency1 => "one query at a time".to_string(),
         Mode::Throughput { threads } => format::count(threads, "thread", "threads"),
         Mode::Batch { threads } => format!("all queries at once on {}", format::count(threads, "thread", "threads")),
+        Mode::BatchDevice { transfers: true } => "all queries in one call to a device".to_string(),
+        Mode::BatchDevice { transfers: false } => {
+            "all queries in one call to a device, without the way there and back".to_string()
+        }
     };
     format!("{}, k = {}, {threads}", header.dataset.name, header.k)
 }

@@ -112,6 +112,26 @@ fn drives_failures_and_warnings_are_shown() {
 }
 
 #[test]
+fn batches_of_a_device_are_apart_with_transfers_and_without() {
+    let data = fixture::on_device();
+    let html = page(&data, "device");
+    let ids = ids(&html);
+    for mode in ["batch-device", "batch-device-resident"] {
+        assert!(
+            ids.contains(&*format!("recall-qps-{mode}")) && !ids.contains(&*format!("recall-p99-{mode}")),
+            "{ids:?}"
+        );
+    }
+    assert!(html.contains("80 GiB, compute capability 9.0), without the way there and back"));
+    assert!(html.contains("--batch-device"), "the command that measures it again");
+    // A run of devices alone has a verdict too.
+    let mut alone = data;
+    alone.settings.retain(|s| s.mode.name() == "batch-device-resident");
+    let html = page(&alone, "device alone");
+    assert!(html.contains("in one call to a device, without the way there and back), vamana answers"));
+}
+
+#[test]
 fn batches_have_charts_of_their_own_and_no_latency() {
     let data = fixture::with_batches();
     let html = page(&data, "batches");

@@ -73,6 +73,17 @@ def markdown(record):
                 )
         elif name == "roofline":
             lines += ["", "## Roofline, by PyTorch", ""] + [f"- {key}: {value}" for key, value in figures.items()]
+        elif name.endswith(".batches"):
+            queries = figures["dataset"]["queries"]
+            lines += ["", f"## {name}: {queries:,} queries a call", ""]
+            lines += ["| mode | on | search list | recall | queries a second | 95% interval |", "|---|---|---|---|---|---|"]
+            for row in sorted(figures["rows"], key=lambda row: (row["mode"], row["params"]["search_list"])):
+                qps, on = row["qps"], row["device"] or "cpu"
+                lines.append(
+                    f"| {row['mode']} | {on} | {row['params']['search_list']} | {row['recall']:.4f} |"
+                    f" {qps['median']:,.0f} | {qps['lo']:,.0f} to {qps['hi']:,.0f} |"
+                )
+            lines += [f"- {row['mode']}: {row['why']}" for row in figures["left_out"]]
         elif "cpu_seconds" in figures:
             stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in figures["seconds"].items())
             lines += ["", f"## Build {name}", "", f"{figures['n']:,} x {figures['dim']} {figures['dtype']}, {figures['device']}."]
@@ -174,12 +185,17 @@ def selftest():
         (results / "base.cuda.json").write_text(json.dumps(built))
         (results / "base.streamed.json").write_text(json.dumps(built | dict(seconds=dict(leaves=1.5, total=2.5))))
         (results / "base.cuda.search-20.json").write_text(json.dumps(dict(recall=0.5, qps=dict(median=7.0))))
+        answered = dict(mode="batch-device", device="cuda (x)", params=dict(search_list=16), recall=0.9, qps=dict(median=2e6, lo=1e6, hi=3e6))
+        left_out = dict(mode="batch-device-resident", why="no device")
+        batches = dict(dataset=dict(queries=10000), rows=[answered], left_out=[left_out])
+        (results / "base.batches.json").write_text(json.dumps(batches))
         write(bundle, results)
         record = json.loads((results / "record.json").read_text())
         assert record["stages"]["exact"]["output"] == ["error: it broke"], record
         assert record["conformance"] == {"cuda::nearest": True, "cuda::x": False}, record["conformance"]
         text = (results / "record.md").read_text()
-        for wanted in ["| exact | FAILED | 3 |", "1 of 2 tests", "| 25% |", "leaves 1.00", "recall 0.5000", "base.streamed: 1.25 times"]:
+        for wanted in ["| exact | FAILED | 3 |", "1 of 2 tests", "| 25% |", "leaves 1.00", "recall 0.5000", "base.streamed: 1.25 times",
+                       "| batch-device | cuda (x) | 16 | 0.9000 | 2,000,000 |", "- batch-device-resident: no device"]:
             assert wanted in text, (wanted, text)
 
 

@@ -3,7 +3,7 @@
 #
 #     run.sh --out RESULTS [--stage NAME,NAME] [--data FOLDER]
 #
-# Stages: conformance kernels roofline exact graph-1m graph-10m graph-768 ivf-10m, then, asked for by name only, graph-100m,
+# Stages: conformance kernels roofline exact graph-1m batches graph-10m graph-768 ivf-10m, then, asked for by name only, graph-100m,
 # ivf-100m, and data-30m graph-30m graph-30m-streamed: 12 GB of rows built resident, then with 4 GiB of the device's memory.
 # A stage whose result lies in RESULTS is not run again. What failed is in the record, too, with its output.
 
@@ -11,7 +11,7 @@ set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
 out=''
-stages='conformance kernels roofline exact graph-1m graph-10m graph-768 ivf-10m'
+stages='conformance kernels roofline exact graph-1m batches graph-10m graph-768 ivf-10m'
 data=${TMPDIR:-/tmp}/kiln-gpu-data
 limit=540
 
@@ -69,6 +69,16 @@ searched() {
   done
 }
 
+# batches NAME: a graph's whole query set in one call to the GPU, the way there and back included and not, beside one thread.
+batches() {
+  kiln build --dataset "$data/$1.hdf5" --index vamana --device cuda --out "$data/$1.kiln" --json "$out/$1.json" &&
+    kiln bench --dataset "$data/$1.hdf5" --open "$data/$1.kiln" --search-list 16,32,64,128 --threads 1 --batch --batch-device \
+      --device cuda --quick --out "$data/$1.run" --json "$out/$1.batches.json" >/dev/null
+  code=$?
+  rm -rf "$data/$1.kiln" "$data/$1.run"
+  return $code
+}
+
 ivf() {
   kiln build --dataset "$data/$1.hdf5" --index ivf-pq --nlist "$2" --m 32 --device cuda --out "$data/$1.ivf.kiln" \
     --json "$out/$1.ivf.json"
@@ -96,6 +106,7 @@ stage() {
           --out "$data/knn.ibin"
       ;;
     graph-1m) synth base-1m 1000000 128 u8 1000 && graph base-1m ;;
+    batches) synth batches-1m 1000000 128 u8 10000 && batches batches-1m ;;
     graph-10m) synth base-10m 10000000 128 u8 1000 && graph base-10m cuda-only ;;
     graph-768) synth base-768 1000000 768 f32 1000 && graph base-768 cuda-only ;;
     graph-100m) synth base-100m 100000000 96 u8 1000 && graph base-100m cuda-only ;;

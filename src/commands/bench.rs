@@ -112,6 +112,10 @@ pub struct Args {
     /// Measure batch-1 too: all queries in one call, whose answers must equal those to single queries
     #[arg(long)]
     batch: bool,
+    /// Measure batch-device and batch-device-resident too: all queries in one call to the device, which walks graphs in
+    /// memory; with the way there and back, and without
+    #[arg(long)]
+    batch_device: bool,
     /// Where the indexes are while they are searched; each is measured
     #[arg(long, value_enum, value_delimiter = ',', default_value = "memory")]
     residency: Vec<ResidencyArg>,
@@ -224,6 +228,8 @@ fn of_flags(args: &Args) -> anyhow::Result<Run> {
         reranks: args.rerank.into_iter().collect(),
     };
     let batch = args.batch.then_some(Mode::Batch { threads: 1 });
+    let on_device = [true, false].map(|transfers| Mode::BatchDevice { transfers });
+    let on_device = on_device.into_iter().filter(|_| args.batch_device);
     let throughput = threads.iter().map(|&threads| Mode::Throughput { threads });
     let quick = args.quick || demo;
     let plan = Plan {
@@ -234,7 +240,7 @@ fn of_flags(args: &Args) -> anyhow::Result<Run> {
         engines: (indexes(args, &dataset)?.into_iter())
             .map(|index| Engine::Kiln { index, search: search.clone() })
             .collect(),
-        modes: std::iter::once(Mode::Latency1).chain(batch).chain(throughput).collect(),
+        modes: std::iter::once(Mode::Latency1).chain(batch).chain(throughput).chain(on_device).collect(),
         placements: args.drive.placements(&args.residency)?,
         queries: args.queries,
         repeats: if quick { Repeats::QUICK } else { Repeats::FULL },

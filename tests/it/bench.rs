@@ -358,3 +358,16 @@ fn what_cannot_be_measured_is_refused_before_anything_is_built() {
     assert_says(&bench(1, &["--dataset", "set.hdf5", "--k", "0"]), &["0"]);
     assert_says(&bench(1, &["--dataset", "set.hdf5", "--open", "missing.kiln"]), &["missing.kiln"]);
 }
+
+#[test]
+fn batches_on_a_device_are_told_where_there_is_none() {
+    let place = Place::new().with_indexes();
+    let asked = ["--open", "vamana.kiln", "--search-list", "20", "--batch-device", "--device", "cpu"];
+    place.ok(&short(&[&asked[..], &["--out", "run", "--json", "figures.json"]].concat()));
+    let document = place.json("figures.json");
+    let left_out = document["left_out"].as_array().expect("list");
+    let told: Vec<&str> = left_out.iter().map(|one| one["mode"].as_str().expect("text")).collect();
+    assert_eq!(told, ["batch-device", "batch-device-resident"], "{document}");
+    assert!(left_out.iter().all(|one| one["why"].as_str().is_some_and(|why| why.contains("no device is at hand"))));
+    assert!(document["rows"].as_array().expect("list").iter().any(|row| row["mode"] == "latency-1"));
+}

@@ -169,8 +169,9 @@ fn a_device_answers_a_batch_as_an_exact_walk_does() {
     assert!(files() == answers);
     let row: Value = serde_json::from_str(&printed).expect("one document");
     assert_keys(&row, &SEARCH_KEYS);
+    assert!(row["device"].as_str().is_some_and(|device| device.starts_with("cpu (")), "{row}");
     assert!(
-        row["mode"] == "batch-1" && number(&row, "/recall") >= 0.9 && number(&row, "/hops_per_query") > 1.0,
+        row["mode"] == "batch-device" && number(&row, "/recall") >= 0.9 && number(&row, "/hops_per_query") > 1.0,
         "{row}"
     );
 

@@ -195,13 +195,14 @@ pub fn fbin(rows: &[Vec<f32>]) -> Vec<u8> {
 }
 
 /// What a row of measured figures holds, as promised.
-pub const SEARCH_KEYS: [&str; 21] = [
+pub const SEARCH_KEYS: [&str; 22] = [
     "index",
     "path",
     "params",
     "k",
     "threads",
     "mode",
+    "device",
     "residency",
     "io_state",
     "memory_budget_bytes",

@@ -4,7 +4,6 @@
 
 use super::collect::{Engine, Line, Place, Subject, pair_engines};
 use super::model::{Unpaired, Verdict};
-use crate::record::Mode;
 
 /// Lines of two sides that are alike.
 pub(super) struct Matched<'s> {
@@ -68,16 +67,7 @@ pub(super) fn match_lines<'s>(
             reason: missing(line, &a.lines.iter().filter(kin).collect::<Vec<_>>(), "A"),
         });
     }
-    matched[begin..].sort_by_key(|pair| (pair.a.1.engine, mode_order(pair.a.1.mode)));
-}
-
-/// Latency first, then batches, then throughput, each by threads.
-fn mode_order(mode: Mode) -> (u8, usize) {
-    match mode {
-        Mode::Latency1 => (0, 1),
-        Mode::Batch { threads } => (1, threads),
-        Mode::Throughput { threads } => (2, threads),
-    }
+    matched[begin..].sort_by_key(|pair| (pair.a.1.engine, pair.a.1.mode.order()));
 }
 
 fn what(subject: &Subject<'_>, line: &Line) -> String {

@@ -132,7 +132,8 @@ fn of_table(table: &Table<'_>, quick: bool) -> Option<Experiment> {
     let budget = table.take("time_budget").and_then(|field| field.measure(parse_duration));
     let prune = table.take("prune").and_then(|field| field.boolean()).unwrap_or(true);
     let threads = table.take("threads").and_then(|field| field.integer(1..=MAX_THREADS as u64));
-    let modes = table.need("modes", "name latency-1, throughput-T, batch-T or build").map(|field| modes(&field));
+    let modes =
+        table.need("modes", "name latency-1, throughput-T, batch-T, batch-device or build").map(|field| modes(&field));
     let placements = placements(table);
     let repeats = table.take("repeats").and_then(|field| field.table());
     let repeats = repeats.map_or(if quick { Repeats::QUICK } else { Repeats::FULL }, |table| repeats_of(&table, quick));

@@ -26,7 +26,7 @@ use kiln_datasets::DatasetError;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::judge::JudgeError;
-use crate::record::{BuildRecord, RunData, SettingRecord};
+use crate::record::{BuildRecord, Mode, RunData, SettingRecord};
 use crate::store::StoreError;
 
 pub use import::{ImportReport, import};
@@ -168,6 +168,11 @@ fn algo(build: &BuildRecord, setting: &SettingRecord) -> String {
     }
     if let Some(bytes) = setting.memory_budget {
         algo = format!("{algo}-{bytes}B");
+    }
+    match setting.mode {
+        Mode::BatchDevice { transfers: true } => algo.push_str("-device"),
+        Mode::BatchDevice { transfers: false } => algo.push_str("-device-resident"),
+        _ => {}
     }
     algo
 }

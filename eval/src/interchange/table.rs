@@ -115,7 +115,9 @@ pub const COLUMNS: &[Column] = columns! {
     "search_params" Text = |r| params(&r.setting.params);
         "what the index was searched with, as JSON"
     "mode" Text = |r| Cell::Text(r.setting.mode.name());
-        "latency-1, throughput-THREADS or batch-THREADS"
+        "latency-1, throughput-THREADS, batch-THREADS, batch-device or batch-device-resident"
+    "search_device" Text = |r| r.setting.device.as_deref().map_or(Cell::Empty, text);
+        "the device that answered, where the processor did not"
     "residency" Text = |r| text(&r.setting.residency);
         "where the index lay: memory or ssd"
     "io_state" Text = |r| r.setting.io_state.map_or(Cell::Empty, |state| Cell::Text(state.name()));

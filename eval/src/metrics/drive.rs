@@ -68,6 +68,7 @@ mod tests {
             residency: "ssd".into(),
             io_state: Some(IoState::Cold),
             memory_budget: None,
+            device: None,
             serving_bytes: None,
             k: 10,
             warmup: Warmup::default(),

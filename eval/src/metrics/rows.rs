@@ -28,6 +28,8 @@ pub struct SearchRow<'a> {
     pub threads: usize,
     /// `latency-1`, `throughput-2`, `batch-1`, ...
     pub mode: String,
+    /// The device that answered; null where the processor did.
+    pub device: Option<&'a str>,
     /// `memory` or `ssd`.
     pub residency: &'a str,
     /// `direct`, `cold`, `warm`, `capped:BYTES`; null for an index in memory.
@@ -72,6 +74,7 @@ pub fn search_row<'a>(setting: &'a SettingRecord, build: &'a BuildRecord) -> Opt
         k: setting.k,
         threads: setting.mode.threads(),
         mode: setting.mode.name(),
+        device: setting.device.as_deref(),
         residency: &setting.residency,
         io_state: setting.io_state.map(IoState::name),
         memory_budget_bytes: setting.memory_budget,

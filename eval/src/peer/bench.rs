@@ -87,7 +87,8 @@ impl<'a> Peers<'a> {
     /// The settings that the folder does not hold yet.
     pub(crate) fn pending(&self, spec: &PeerSpec, plan: &Plan, folder: &RunFolder) -> Pending {
         let build_key = spec.build_key(self.fingerprint, self.metric);
-        let modes = plan.modes();
+        // Whether a library uses a device is its own matter.
+        let modes: Vec<Mode> = plan.modes().into_iter().filter(|mode| !mode.is_on_device()).collect();
         let each = spec.searches.iter().flat_map(|params| modes.iter().map(move |&mode| (params, mode)));
         let settings = each.map(|(params, mode)| PeerSetting {
             key: plan.key_of(&build_key, params, mode, &format!("peer,{}", spec.residency.name())),

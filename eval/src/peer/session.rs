@@ -161,7 +161,7 @@ impl Session {
     /// Has passes made, and checks what is said of them. In latency and throughput mode each query is timed.
     pub(super) fn turn(&mut self, turn: &Turn<'_>) -> Result<Passes, Lost> {
         let path = |name: &str| self.folder.join(name);
-        let times = !matches!(turn.mode, Mode::Batch { .. });
+        let times = !turn.mode.is_batch();
         let latencies = times.then(|| path("latencies.npy"));
         let answers = turn.answers.then(|| path("answers.npy"));
         for old in [&latencies, &answers].into_iter().flatten() {
@@ -292,7 +292,8 @@ fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Latency1 => "latency",
         Mode::Throughput { .. } => "throughput",
-        Mode::Batch { .. } => "batch",
+        // Peers are asked in no other way: what a device of theirs does is theirs.
+        Mode::Batch { .. } | Mode::BatchDevice { .. } => "batch",
     }
 }
 

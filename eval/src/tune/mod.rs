@@ -263,7 +263,9 @@ impl<'a> Half<'a> {
         }
         let (params, queries) = (SearchParams { k: self.k, effort }, self.queries.view());
         let answers = match self.mode {
-            Mode::Latency1 | Mode::Throughput { .. } => answer_all(self.searcher, &queries, &params)?,
+            Mode::Latency1 | Mode::Throughput { .. } | Mode::BatchDevice { .. } => {
+                answer_all(self.searcher, &queries, &params)?
+            }
             Mode::Batch { .. } => answer_in_batch(self.searcher, &queries, &params, rayon::current_num_threads())?,
         };
         let judgement = self.judge.judge(answers.ids.view())?;

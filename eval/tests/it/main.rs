@@ -2,6 +2,7 @@
 
 mod bench;
 mod common;
+mod devices;
 mod experiments;
 mod interchange;
 mod io_states;

@@ -237,6 +237,7 @@ fn left_out(build: &BuildRecord, setting: &SettingRecord) -> Option<&'static str
         _ if !build.is_kilns() => Some("of another library: its index is gone, and answers are not kept"),
         _ if setting.failure.is_some() => Some("failed"),
         Mode::Throughput { .. } => Some("throughput: ann-benchmarks knows single queries and batches"),
+        Mode::BatchDevice { .. } => Some("of a device: answers are not kept, and the processor's may differ"),
         Mode::Latency1 | Mode::Batch { .. } => None,
     }
 }
@@ -260,7 +261,7 @@ fn effort(params: &BTreeMap<String, Value>) -> Option<Effort> {
 fn result(data: &RunData, build: &BuildRecord, setting: &SettingRecord, answered: &Answered) -> Option<AnnResult> {
     let (ids, distances) = answered;
     let queries = ids.nrows();
-    let batch_mode = matches!(setting.mode, Mode::Batch { .. });
+    let batch_mode = setting.mode.is_batch();
     // Seconds a query of each pass that says so.
     let mean_seconds: Vec<f64> = if batch_mode {
         setting.runs.iter().map(|run| run.seconds / queries as f64).collect()

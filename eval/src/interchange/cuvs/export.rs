@@ -131,6 +131,7 @@ fn exported<'a>(build: &'a BuildRecord, setting: &'a SettingRecord) -> Option<Ex
             let batch = metrics::queries(setting).div_ceil(sharing).max(1);
             (batch, batch as f64 * threads / qps)
         }
+        Mode::BatchDevice { .. } => (metrics::queries(setting), metrics::queries(setting) as f64 / qps),
         Mode::Latency1 | Mode::Throughput { .. } => {
             (1, metrics::latency_mean(setting).map_or(threads / qps, |us| us / 1e6))
         }

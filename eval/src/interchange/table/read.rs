@@ -187,6 +187,7 @@ impl Row<'_> {
             io_state,
             memory_budget,
             serving_bytes: self.whole("serving_bytes")?,
+            device: self.text("search_device")?,
             warmup: Warmup { seconds: 0.0, settled: !matches!(self.cell("settled"), Cell::Flag(false)) },
             failure,
             skip,
