@@ -388,6 +388,7 @@ mod tests {
             "k",
             "threads",
             "mode",
+            "device",
             "residency",
             "io_state",
             "memory_budget_bytes",

@@ -31,7 +31,7 @@ fn plan(out: &Path, indexes: Vec<IndexSpec>) -> Plan {
         engines: indexes.into_iter().map(|index| Engine::Kiln { index, search: search.clone() }).collect(),
         modes: MODES.to_vec(),
         placements: vec![Residency::Memory.into(), Residency::Ssd.into()],
-        queries: Some(40),
+        queries: Some(12),
         ..quick(out)
     }
 }
